@@ -1,0 +1,53 @@
+"""The whole dispatch rule: which implementation of an operation runs. No global state."""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from sparsecode._checks import check_choice
+
+Impl = Literal["auto", "reference", "cpu", "triton"]
+IMPLS = ("auto", "reference", "cpu", "triton")
+
+logger = logging.getLogger("sparsecode")
+_logged: set[str] = set()
+
+
+def choose_impl(op: str, impl: str, tensors: tuple[Tensor, ...], *,
+                cpu: Callable[[], str | None] | None = None,
+                triton: Callable[[], str | None] | None = None) -> str:
+    """Return "reference", "cpu" or "triton" for one call of `op`.
+
+    ``cpu`` and ``triton`` are None where the operation has no such implementation, else functions
+    that return the objection to this call (a short fact) or None. A named implementation never
+    falls back; "auto" prefers Triton on CUDA, the fast path on the CPU, else the reference.
+    """
+    check_choice("impl", impl, IMPLS)
+    device = tensors[0].device.type
+    if impl == "reference":
+        return impl
+    if impl == "auto":
+        candidate = {"cuda": ("triton", triton), "cpu": ("cpu", cpu)}.get(device)
+        if candidate is None or candidate[1] is None:
+            return "reference"
+        objection = candidate[1]()
+        if objection is None:
+            return candidate[0]
+        note = f"{op}: not using {candidate[0]!r}: {objection}"
+        if note not in _logged:
+            _logged.add(note)
+            logger.debug(note)
+        return "reference"
+    supports, home = (cpu, "cpu") if impl == "cpu" else (triton, "cuda")
+    objection = "there is no such implementation" if supports is None else None
+    if objection is None and device != home:
+        objection = f"tensors on {device}"
+    if objection is None and supports is not None:
+        objection = supports()
+    if objection is not None:
+        raise NotImplementedError(
+            f'`{op}(impl="{impl}")` is unsupported here: {objection}. Use impl="auto" or impl="reference".'
+        )
+    return impl

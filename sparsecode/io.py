@@ -1,0 +1,178 @@
+"""Files: atomic writes, checksummed JSON and safetensors, and nothing from disk is ever executed.
+
+Every file appears under its final name complete or not at all: it is written beside its
+destination, flushed to the disk and renamed. JSON files carry a checksum of their own bytes and name
+the SHA-256 of the tensor files that belong to them, so a flipped or missing byte is refused.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import torch
+from safetensors.torch import load as _parse_safetensors
+from safetensors.torch import save as _to_safetensors
+from torch import Tensor
+
+CHECKSUM = "checksum"
+
+
+class CorruptFileError(ValueError):
+    """A file exists but its bytes are not what was written."""
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that appears as `path` only if the block ends without an exception.
+
+    Parameters
+    ----------
+    path : path
+        Final name. Its folder is created when missing.
+
+    Raises
+    ------
+    OSError
+        With one sentence, when the folder is read-only or the disk is full; `path` is untouched.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _one_sentence(path, error) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> str:
+    """Write `data` atomically and return its SHA-256 as hexadecimal text."""
+    with atomic_file(path) as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with a checksum of its own text as the last key."""
+    if CHECKSUM in value:
+        raise ValueError(f"`value` must not hold the reserved key {CHECKSUM!r}; got it. Rename that key.")
+    write_bytes(path, _sealed(dict(value)).encode())
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object that `write_json` wrote; without the checksum key.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CorruptFileError
+        If the text is not byte for byte what was written.
+    """
+    path = Path(path)
+    raw = _read(path)
+    try:
+        value = json.loads(raw.decode())
+        found = value.pop(CHECKSUM)
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError):
+        raise _corrupt(path, "it is not a complete JSON file with a checksum") from None
+    if not isinstance(found, str) or _sealed(value).encode() != raw:
+        raise _corrupt(path, "its checksum does not match its text")
+    return value
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors as one safetensors file, atomically; return the SHA-256 of the file."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_bytes(path, _to_safetensors(plain))
+
+
+def load_tensors(path: str | Path, *, sha256: str | None = None,
+                 device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Parameters
+    ----------
+    path : path
+    sha256 : str or None, default=None
+        Expected SHA-256 of the file; None skips the comparison.
+    device : device, default="cpu"
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CorruptFileError
+        If the SHA-256 differs or the file is not a safetensors file.
+    """
+    path = Path(path)
+    raw = _read(path)
+    if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
+        raise _corrupt(path, "its SHA-256 differs from the recorded one")
+    try:
+        tensors = _parse_safetensors(raw)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _corrupt(path, f"it is not a complete safetensors file ({error})") from None
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"`{path}` must exist; there is no such file.") from None
+    except IsADirectoryError:
+        raise ValueError(f"`{path}` must be a file; got a folder.") from None
+
+
+def _sealed(value: dict[str, Any]) -> str:
+    body = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=True)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return json.dumps({**value, CHECKSUM: digest}, indent=1, ensure_ascii=True, allow_nan=True) + "\n"
+
+
+def _corrupt(path: Path, fact: str) -> CorruptFileError:
+    return CorruptFileError(
+        f"`{path}` must hold exactly what was written; {fact}. Restore it from a copy or make it again."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems cannot sync a folder; the rename itself is done
+        pass
+    finally:
+        os.close(handle)
+
+
+def _one_sentence(path: Path, error: OSError) -> OSError:
+    facts = {
+        errno.ENOSPC: ("the disk is full", "Free some space and run it again."),
+        errno.EDQUOT: ("the disk quota is used up", "Free some space and run it again."),
+        errno.EACCES: ("permission is denied", "Choose a folder that you may write to."),
+        errno.EPERM: ("permission is denied", "Choose a folder that you may write to."),
+        errno.EROFS: ("the file system is read-only", "Choose a folder that you may write to."),
+        errno.ENOTDIR: ("a part of the path is a file", "Choose another folder."),
+        errno.EEXIST: ("a part of the path is a file", "Choose another folder."),
+    }
+    fact, advice = facts.get(error.errno or 0, (error.strerror or str(error), "Nothing was changed there."))
+    return type(error)(error.errno, f"`{path}` must be writable; {fact}. {advice}")

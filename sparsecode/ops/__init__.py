@@ -1,0 +1,1 @@
+"""Operations on sparse codes, one folder each."""

@@ -1,0 +1,3 @@
+"""Elementwise selections."""
+
+from sparsecode.ops.activation.api import threshold as threshold

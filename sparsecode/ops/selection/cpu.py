@@ -1,0 +1,204 @@
+"""Exact selection without a full top-k: a ladder of group maxima, then one partition of unique keys.
+
+The k largest entries of a row lie in the k groups with the largest maxima, since each of those
+maxima would otherwise displace them. One pass of `amax` over strided groups leaves F / G maxima; the
+same argument applied to the maxima leaves fewer still. The few hundred candidates that remain
+become int64 keys, the order-preserving bits of the float above and the reversed id below, so that
+a partition (NumPy's, vectorized) settles values, ids and ties at once.
+
+A tie can hide only in a group that was left out, and only if the largest such maximum equals the k-th
+value; those rows, and rows with NaN, are selected again by `exact_rows`.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GROUP = 8
+DIRECT_COLUMNS = 384  # a partition of this many keys is as fast as one more level
+BLOCK_ENTRIES = 1 << 22  # entries of a row-major input that are handled at a time
+PARALLEL_KEYS = 1 << 18  # below this a second thread costs more than it saves
+_LOW = 0xFFFFFFFF
+
+
+def supports(x: Tensor) -> str | None:
+    """Return the objection to the fast path, or None."""
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"dtype {str(x.dtype).removeprefix('torch.')}"
+    if x.shape[-1] >= 2**31:
+        return f"{x.shape[-1]} columns"
+    return None
+
+
+def topk(x_NF: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return values and ids (N, k) of the k first entries of each row in the total order."""
+    n_rows, width = x_NF.shape
+    values, ids = x_NF.new_empty(n_rows, k), x_NF.new_empty(n_rows, k, dtype=torch.long)
+    block = max(1, BLOCK_ENTRIES // width)
+    for start in range(0, n_rows, block):
+        rows = slice(start, min(start + block, n_rows))
+        picked, ids[rows] = _select(_Rows(x_NF.detach()[rows].float().contiguous()), k)
+        values[rows] = picked.to(x_NF.dtype)
+    return values, ids
+
+
+def topk_columns(key_FN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Select from float32 columns: `key_FN` has shape (F, N), contiguous; results are (N, k)."""
+    return _select(_Columns(key_FN), k)
+
+
+def exact_rows(x_NF: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Select with all ties settled: everything above the k-th value, then the lowest equal ids."""
+    key_NF = torch.where(x_NF.isnan(), -torch.inf, x_NF)
+    kth_N1 = key_NF.topk(k, dim=-1).values[:, -1:]
+    above_NF, equal_NF = key_NF > kth_N1, key_NF == kth_N1
+    room_N1 = k - above_NF.sum(-1, keepdim=True)
+    chosen_NF = above_NF | (equal_NF & (equal_NF.cumsum(-1) <= room_N1))
+    ids = chosen_NF.nonzero()[:, 1].reshape(-1, k)
+    order = key_NF.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+    ids = ids.gather(-1, order)
+    return x_NF.gather(-1, ids).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf), ids
+
+
+def batch_topk(x_NF: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, ids and row boundaries of the `total` first entries of the flattened batch."""
+    n_rows, width = x_NF.shape
+    key_NF = torch.where(x_NF.isnan(), -torch.inf, x_NF.float())
+    threshold = _kth_value(key_NF.reshape(-1), total)
+    rows_1, ids_1 = (key_NF > threshold).nonzero().unbind(1)
+    rows_2, ids_2 = (part[: total - rows_1.numel()] for part in (key_NF == threshold).nonzero().unbind(1))
+    rows, ids = torch.cat([rows_1, rows_2]), torch.cat([ids_1, ids_2])
+    # Ascending ids first, so that the stable sorts below leave ties at the lower id.
+    order = (rows * width + ids).argsort()
+    rows, ids = rows[order], ids[order]
+    order = key_NF[rows, ids].argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    rows, ids = rows[order], ids[order]
+    values = x_NF[rows, ids].nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    crow = torch.nn.functional.pad(torch.bincount(rows, minlength=n_rows).cumsum(0), (1, 0))
+    return values, ids, crow
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Entries of row n are ``key[n]``; contiguous."""
+
+    key: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.key.shape[0], self.key.shape[1]
+
+    def rows(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        return self.key[rows]
+
+    def maxima(self, n_groups: int) -> "_Rows":
+        """Group j holds the ids j, j + n_groups, ...: the reduction then runs along memory."""
+        whole = self.key[:, : n_groups * GROUP].unflatten(1, (GROUP, n_groups))
+        return _Rows(whole.amax(1))
+
+    def take(self, ids: Tensor) -> Tensor:
+        return self.key.gather(1, ids)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Entries of row n are ``key[:, n]``; contiguous, as a matrix product with W first leaves them."""
+
+    key: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.key.shape[1], self.key.shape[0]
+
+    def rows(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        return self.key[:, rows].t().contiguous()
+
+    def maxima(self, n_groups: int) -> "_Columns":
+        whole = self.key[: n_groups * GROUP].unflatten(0, (GROUP, n_groups))
+        return _Columns(whole.amax(0))
+
+    def take(self, ids: Tensor) -> Tensor:
+        n_rows = self.key.shape[1]
+        return self.key.view(-1).take(ids * n_rows + torch.arange(n_rows).unsqueeze(1))
+
+
+def _select(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
+    keys, doubtful = _ladder(table, k)
+    values, ids = _split(keys)
+    if bool(doubtful.any()):
+        for part in doubtful.nonzero().flatten().split(256):
+            values[part], ids[part] = exact_rows(table.rows(part), k)
+    return values, ids
+
+
+def _ladder(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest keys of each row, descending, and the rows (N,) whose ids are in doubt."""
+    n_rows, width = table.shape
+    if width <= max(DIRECT_COLUMNS, (k + 1) * GROUP):
+        keys = _largest(_join(table.rows(), torch.arange(width)), k)
+        return keys, _holds_nan(keys)
+    n_groups = width // GROUP
+    tops, _ = _ladder(table.maxima(n_groups), k + 1)
+    groups = _LOW - (tops & _LOW)
+    ids = (groups.unsqueeze(2) + torch.arange(GROUP) * n_groups).reshape(n_rows, -1)
+    rest = torch.arange(n_groups * GROUP, width)  # fills no group, so it is always a candidate
+    ids = torch.cat([ids, rest.expand(n_rows, -1)], dim=1) if rest.numel() else ids
+    keys = _largest(_join(table.take(ids), ids), k)
+    # A group that was left out holds nothing above tops[:, k]; at equality it may hide a tie.
+    tie = (tops[:, k] >> 32) >= (keys[:, k - 1] >> 32)
+    return keys, tie | _holds_nan(keys)
+
+
+def _join(values: Tensor, ids: Tensor) -> Tensor:
+    """Return int64 keys whose order is: larger float first, then lower id. -0 becomes +0.
+
+    NaN becomes the NaN without a sign, which sorts above +inf, so that one look at the first key finds it.
+    """
+    canonical = torch.where(values.isnan(), torch.nan, values + 0.0)
+    bits = canonical.view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.long() << 32).add_(_LOW - ids)
+
+
+def _split(keys: Tensor) -> tuple[Tensor, Tensor]:
+    ordered = (keys >> 32).int()
+    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+    return bits.view(torch.float32), _LOW - (keys & _LOW)
+
+
+def _holds_nan(keys: Tensor) -> Tensor:
+    return (keys[:, 0] >> 32) > 0x7F800000
+
+
+def _largest(keys: Tensor, k: int) -> Tensor:
+    """Return the k largest keys of each row, descending."""
+    table = keys.numpy()
+    n_threads = min(torch.get_num_threads(), keys.numel() // PARALLEL_KEYS)
+    if n_threads > 1:
+        with ThreadPoolExecutor(n_threads) as pool:
+            parts = np.concatenate(list(pool.map(lambda part: _partition(part, k), np.array_split(table, n_threads))))
+    else:
+        parts = _partition(table, k)
+    return torch.from_numpy(parts[:, ::-1].copy())
+
+
+def _partition(table: np.ndarray, k: int) -> np.ndarray:
+    cut = table.shape[1] - k
+    top = np.partition(table, cut, axis=1)[:, cut:] if cut > 0 else table.copy()
+    top.sort(axis=1)
+    return top
+
+
+def _kth_value(flat: Tensor, k: int) -> Tensor:
+    """Return the k-th largest entry of a float32 vector without NaN, by group maxima."""
+    n_groups = flat.numel() // GROUP
+    if n_groups <= k:
+        return flat.topk(k).values[-1]
+    groups = flat[: n_groups * GROUP].reshape(GROUP, n_groups)
+    chosen = groups.amax(0).topk(k).indices
+    candidates = torch.cat([groups[:, chosen].reshape(-1), flat[n_groups * GROUP :]])
+    return candidates.topk(k).values[-1]
