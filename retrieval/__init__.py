@@ -1,0 +1,1 @@
+"""Sparse embeddings and sparse retrieval."""
