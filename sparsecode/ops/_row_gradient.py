@@ -49,35 +49,42 @@ class RowGradient:
     """The gradient that one backward pass, or several, leave for an (F, D) matrix.
 
     An optimizer that wants it sets ``parameter.row_gradient = RowGradient(width)``; the backward
-    functions of `decode`, `decode_mse` and `encode_topk` then add to it and leave ``.grad`` alone.
+    functions of `decode`, `decode_mse` and `encode_topk` then add to it and leave ``.grad`` alone. When
+    the lists of many accumulated batches outgrow the dense matrix, they are summed into one.
     """
 
     width: int
     factors: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    dense: Tensor | None = None
     _sorted: list[tuple[SortedEntries, Tensor]] = field(default_factory=list)
 
     def add(self, indices: Tensor, rows: Tensor, coefficients: Tensor, table: Tensor) -> None:
         """Add ``sum of coefficients * table[rows]`` at latents `indices`; the first three are flat."""
         self.factors.append((indices, rows, coefficients, table))
+        if len(self.factors) > 1 and sum(t.shape[0] for *_, t in self.factors) > self.width:
+            self.dense = self.to_dense()
+            self._forget_lists()
 
     def clear(self) -> None:
         """Forget everything, as ``zero_grad`` does."""
-        self.factors.clear()
-        self._sorted.clear()
+        self._forget_lists()
+        self.dense = None
 
     def scale_(self, factor: float | Tensor) -> None:
         """Multiply the gradient by a number."""
         self.factors = [(i, r, coefficients * factor, t) for i, r, coefficients, t in self.factors]
         self._sorted.clear()
+        if self.dense is not None:
+            self.dense *= factor
 
     def sums(self, start: int, stop: int) -> Tensor | None:
-        """Return rows ``start:stop`` of the gradient, or None if there is none at all."""
+        """Return rows ``start:stop`` of the gradient in a new tensor, or None if there is none at all."""
         if len(self._sorted) != len(self.factors):
             self._sorted = [
                 (SortedEntries.of(indices, rows, coefficients, self.width), table)
                 for indices, rows, coefficients, table in self.factors
             ]
-        total = None
+        total = None if self.dense is None else self.dense[start:stop].clone()
         for entries, table in self._sorted:
             part = entries.sums(table, start, stop)
             total = part if total is None else total.add_(part)
@@ -86,6 +93,10 @@ class RowGradient:
     def to_dense(self) -> Tensor | None:
         """Return the whole gradient of shape (F, D), or None if there is none."""
         return self.sums(0, self.width)
+
+    def _forget_lists(self) -> None:
+        self.factors = []
+        self._sorted = []
 
 
 def row_gradient_of(matrix: Tensor) -> RowGradient | None:

@@ -1,0 +1,8 @@
+"""Architectures, one a file; the dictionary names them for the command line and for files."""
+
+from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
+from sae.autoencoders.base import Losses as Losses
+from sae.autoencoders.k_sparse import KSparse as KSparse
+from sae.autoencoders.topk import TopK as TopK
+
+AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {"topk": TopK, "k_sparse": KSparse}

@@ -1,0 +1,188 @@
+"""What every sparse autoencoder is: weights, sparse codes, a loss in named terms."""
+
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsecode import SparseCodes, decode
+from sparsecode._checks import check_int, check_last_dim
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What `AbstractAutoencoder.loss_terms` returns.
+
+    Parameters
+    ----------
+    terms : dict of str to Tensor
+        Weighted scalars; the trainer sums and logs them. The reconstruction error is a mean over rows
+        of the sum over features, in squared units of the activations.
+    codes : SparseCodes of shape (N, F)
+        The codes of this batch; latents with a value other than 0 count as fired.
+    reconstruction : Tensor of shape (N, D)
+    """
+
+    terms: dict[str, Tensor]
+    codes: SparseCodes
+    reconstruction: Tensor
+
+
+class AbstractAutoencoder(nn.Module, ABC):
+    """Base of all architectures; subclasses are final and implement `encode` and `loss_terms`.
+
+    The keyword-only constructor signature of a subclass is its configuration: each
+    argument is stored under its own name and `config` reads them back.
+
+    Parameters
+    ----------
+    n_features : int >= 1
+        Width D of the activations.
+    n_latents : int >= 1
+        Width F of the code.
+    """
+
+    unit_norm_decoder: ClassVar[bool] = False
+    """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+
+    def __init__(self, n_features: int, n_latents: int) -> None:
+        super().__init__()
+        self.n_features = check_int("n_features", n_features, low=1)
+        self.n_latents = check_int("n_latents", n_latents, low=1)
+
+    @abstractmethod
+    def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
+        """Return the codes of `x`.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., D), floating
+        k : int or None, default=None
+            Number of entries to keep in each row, where the architecture has such a number; None keeps
+            as many as it was made for.
+
+        Returns
+        -------
+        SparseCodes of shape (..., F), dtype of `x`
+        """
+
+    @abstractmethod
+    def loss_terms(self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None) -> Losses:
+        """Return the training loss of a batch as named, weighted terms.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, D)
+        target : Tensor of shape (N, D)
+            What to reconstruct; `x` itself for an autoencoder.
+        dead_latents : Tensor of shape (F,), bool, or None, default=None
+            Latents that have not fired for long; None leaves auxiliary terms out.
+        """
+
+    def decode(self, codes: SparseCodes) -> Tensor:
+        """Return the reconstruction, shape (..., D), dtype of the codes."""
+        weight = self.W_dec.dtype
+        return decode(codes.to(weight), self.W_dec, bias=self.b_dec).to(codes.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reconstruction of `x`, same shape and dtype."""
+        return self.decode(self.encode(x))
+
+    def initialize(self, sample: Tensor) -> None:  # noqa: B027  an optional step, not a missing one
+        """Adapt the start to a sample of activations; the trainer calls this once, before step 0."""
+
+    def set_progress(self, progress: float) -> None:  # noqa: B027  an optional step, not a missing one
+        """Follow a schedule; the trainer calls this before each step with the share done, in [0, 1]."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor arguments, ready for JSON."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def parameter_groups(self, *, activation_scale: float = 1.0) -> list[dict[str, Any]]:
+        """Return groups for `sparsecode.optim.RowAdam`.
+
+        Biases live on the scale of the activations, dictionary rows on a scale of one, so biases get
+        ``lr_scale = activation_scale``: training is then equivariant to the scale of the data.
+
+        Parameters
+        ----------
+        activation_scale : float, default=1.0
+            Root mean square of the centered activations.
+        """
+        named = dict(self.named_parameters())
+        groups = []
+        for name, parameter in named.items():
+            latent_dim = {"W_enc": 1, "W_dec": 0}.get(name)
+            unit_norm = name == "W_dec" and self.unit_norm_decoder
+            scale = activation_scale if name.startswith("b_") else 1.0
+            groups.append(
+                {"params": [parameter], "latent_dim": latent_dim, "unit_norm": unit_norm, "lr_scale": scale}
+            )
+        return groups
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """Return `x` in the dtype of the weights after looking at its width."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"`x` must be a torch.Tensor; got {type(x).__name__}. Use torch.from_numpy first.")
+        check_last_dim("x", x, self.n_features, "n_features")
+        if x.device != self.b_dec.device:
+            raise ValueError(f"`x` must be on the device of the model ({self.b_dec.device}); got {x.device}.")
+        return x.to(self.W_enc.dtype)
+
+
+def latent_columns(rows_FD: Tensor) -> nn.Parameter:
+    """Return a parameter of shape (D, F) whose columns are contiguous in memory.
+
+    The field's name and shape ``W_enc (d, F)``, with each latent's weights side by side as
+    the sparse gradients and the optimizer want them.
+    """
+    return nn.Parameter(rows_FD.contiguous().t())
+
+
+def random_rows(n_latents: int, n_features: int, seed: int | None) -> Tensor:
+    """Return Gaussian rows of unit norm; `seed` None draws from torch's global generator."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    rows = torch.randn(n_latents, n_features, generator=generator)
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-30)
+
+
+@torch.no_grad()
+def geometric_median(sample: Tensor, *, max_iter: int = 100, tol: float = 1e-6) -> Tensor:
+    """Return the point with the least sum of distances to the rows, by Weiszfeld's iteration.
+
+    Parameters
+    ----------
+    sample : Tensor of shape (N, D)
+    max_iter : int, default=100
+    tol : float, default=1e-6
+        Stop when the point moves by less than `tol` times the mean distance.
+
+    Returns
+    -------
+    Tensor of shape (D,), dtype of `sample`
+
+    Examples
+    --------
+    >>> geometric_median(torch.tensor([[0.0], [1.0], [50.0]])).round()
+    tensor([1.])
+    """
+    rows = sample.double()
+    point = rows.mean(0)
+    for _ in range(max_iter):
+        distances = torch.linalg.vector_norm(rows - point, dim=1)
+        scale = distances.mean()
+        weights = 1.0 / distances.clamp(min=1e-12 * float(scale) + 1e-300)
+        moved = (weights / weights.sum()) @ rows
+        step = torch.linalg.vector_norm(moved - point)
+        point = moved
+        if step <= tol * scale:
+            break
+    return point.to(sample.dtype)

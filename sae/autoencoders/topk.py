@@ -1,0 +1,111 @@
+"""TopK: the sparse autoencoder that keeps k latents by construction."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sae.autoencoders.base import AbstractAutoencoder, Losses, geometric_median, latent_columns, random_rows
+from sparsecode import SparseCodes, decode_mse, encode_topk
+from sparsecode._checks import check_float, check_int
+from sparsecode.losses import auxk_loss
+
+
+class TopK(AbstractAutoencoder):
+    """Keep the k largest pre-activations of each row.
+
+    ``a = TopK(ReLU((x - b_dec) W_enc + b_enc))``, ``xhat = a W_dec + b_dec``; the loss is
+    ``||x - xhat||^2`` plus `aux_coefficient` times the AuxK term on dead latents. The encoder starts as
+    the transpose of the decoder (separate storage); decoder rows have unit norm.
+
+    Parameters
+    ----------
+    n_features : int
+        Width D of the activations.
+    n_latents : int
+        Width F of the code.
+    k : int, default=32
+        Latents kept in each row. `encode` takes another k at inference.
+    aux_coefficient : float, default=1/32
+        Weight of the AuxK loss; 0 switches it off.
+    k_aux : int or None, default=None
+        Dead latents that may explain the residual; None means half of `n_features`.
+    pre_bias : bool, default=True
+        Whether ``b_dec`` is subtracted before encoding.
+    seed : int or None, default=None
+        Of the random dictionary; None draws from torch's global generator.
+
+    References
+    ----------
+    Gao et al. (2024), "Scaling and evaluating sparse autoencoders", eq. (1) and appendix A.
+    arXiv:2406.04093. Differs from it in: the residual of AuxK is detached and bias-free, and
+    the encoder is scaled at the start so that the first reconstructions have the right size.
+
+    Examples
+    --------
+    >>> model = TopK(n_features=8, n_latents=32, k=4, seed=0)
+    >>> codes = model.encode(torch.ones(2, 8))
+    >>> codes.shape, codes.values.shape
+    ((2, 32), torch.Size([2, 4]))
+    """
+
+    unit_norm_decoder: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        n_features: int,
+        n_latents: int,
+        k: int = 32,
+        aux_coefficient: float = 1 / 32,
+        k_aux: int | None = None,
+        pre_bias: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(n_features, n_latents)
+        self.k = check_int("k", k, low=1, high=n_latents, high_name="n_latents")
+        self.aux_coefficient = check_float("aux_coefficient", aux_coefficient, low=0.0)
+        self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
+        self.pre_bias = bool(pre_bias)
+        self.seed = seed
+        rows = random_rows(n_latents, n_features, seed)
+        self.W_enc = latent_columns(rows.clone())
+        self.b_enc = nn.Parameter(torch.zeros(n_latents))
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(n_features))
+
+    def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
+        """Return the k largest latents of each row, descending."""
+        return self._codes(self._checked(x), self.k if k is None else k).to(x.dtype)
+
+    def loss_terms(self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None) -> Losses:
+        """Return the squared error ``"mse"`` and, with dead latents, ``"auxk"``."""
+        x = self._checked(x)
+        codes = self._codes(x, self.k)
+        mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
+        terms = {"mse": mse}
+        if dead_latents is not None and self.aux_coefficient > 0:
+            terms["auxk"] = self.aux_coefficient * auxk_loss(
+                x - self.b_dec if self.pre_bias else x,
+                target - recon.detach(),
+                self.W_enc,
+                self.b_enc,
+                self.W_dec,
+                dead_latents=dead_latents,
+                k_aux=self.k_aux or max(1, self.n_features // 2),
+            )
+        return Losses(terms, codes.detach(), recon.detach())
+
+    @torch.no_grad()
+    def initialize(self, sample: Tensor) -> None:
+        """Put ``b_dec`` at the geometric median and scale the encoder to the size of the data."""
+        sample = self._checked(sample)
+        self.b_dec.copy_(geometric_median(sample))
+        centered = sample - self.b_dec
+        first = self.decode(self._codes(sample, self.k)) - self.b_dec
+        energy = first.double().square().sum()
+        if energy > 0:
+            self.W_enc.mul_(((first.double() * centered.double()).sum() / energy).clamp(min=1e-3).float())
+
+    def _codes(self, x: Tensor, k: int) -> SparseCodes:
+        return encode_topk(x, self.W_enc, self.b_enc, k, pre_bias=self.b_dec if self.pre_bias else None)

@@ -1,0 +1,110 @@
+"""Autoencoders on disk: ``config.json`` and ``weights.safetensors`` in one folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsecode.io as io
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sparsecode._checks import near_matches
+
+FORMAT = "sparsecode.sae"
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+
+
+def save(model: AbstractAutoencoder, folder: str | Path, *, metadata: dict[str, Any] | None = None) -> Path:
+    """Write an autoencoder to a folder, atomically.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+    folder : path
+        Made when missing; an autoencoder that is there already is replaced.
+    metadata : dict or None, default=None
+        Anything ready for JSON that belongs to the model: hookpoint, data, metrics.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    names = {cls: name for name, cls in AUTOENCODERS.items()}
+    if type(model) not in names:
+        raise TypeError(
+            f"`model` must be one of {', '.join(sorted(AUTOENCODERS))}; got {type(model).__name__}. "
+            "Add its class to sae.autoencoders.AUTOENCODERS."
+        )
+    folder = Path(folder)
+    # The weights carry their digest in their name, so that a crash between the two files leaves the
+    # old pair whole; the file that is no longer named is removed last.
+    stale = set(folder.glob("weights*.safetensors")) if folder.is_dir() else set()
+    temporary = folder / WEIGHTS.replace(".", "-new.")
+    digest = io.save_tensors(temporary, model.state_dict())
+    weights = folder / f"weights-{digest[:16]}.safetensors"
+    temporary.replace(weights)
+    io.write_json(
+        folder / CONFIG,
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "architecture": names[type(model)],
+            "config": model.config(),
+            "dtype": str(model.W_enc.dtype).removeprefix("torch."),
+            "weights": {"file": weights.name, "sha256": digest},
+            "metadata": metadata or {},
+        },
+    )
+    for old in stale - {weights}:
+        old.unlink(missing_ok=True)
+    return folder
+
+
+def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> AbstractAutoencoder:
+    """Read an autoencoder that `save` wrote.
+
+    Parameters
+    ----------
+    folder : path
+        A folder with ``config.json``, or a training run, whose ``model`` folder is then taken.
+    device : device, default="cpu"
+    dtype : dtype or None, default=None
+        None keeps the stored one.
+
+    Returns
+    -------
+    AbstractAutoencoder
+        In evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no autoencoder.
+    sparsecode.io.CorruptFileError
+        If a byte of it is not what was written.
+    ValueError
+        If it is of another format, version or architecture.
+    """
+    folder = Path(folder)
+    if (folder / "model" / CONFIG).is_file():
+        folder = folder / "model"
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"`{folder}` must hold {CONFIG} of an autoencoder; there is none. Was training finished?")
+    config = io.read_json(folder / CONFIG)
+    if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"`{folder}` must be of format {FORMAT} version {FORMAT_VERSION}; "
+            f"got {config.get('format')!r} version {config.get('format_version')!r}."
+        )
+    architecture = config["architecture"]
+    if architecture not in AUTOENCODERS:
+        raise ValueError(
+            f"`architecture` must be one of {', '.join(sorted(AUTOENCODERS))}; "
+            f"got {architecture!r}.{near_matches(architecture, list(AUTOENCODERS))}"
+        )
+    model = AUTOENCODERS[architecture](**config["config"])
+    tensors = io.load_tensors(folder / config["weights"]["file"], sha256=config["weights"]["sha256"])
+    model.load_state_dict(tensors)
+    stored = getattr(torch, config["dtype"])
+    return model.to(device=device, dtype=dtype or stored).eval()

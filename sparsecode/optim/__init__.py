@@ -1,0 +1,3 @@
+"""Optimizers for dictionaries."""
+
+from sparsecode.optim.row_adam import RowAdam as RowAdam
