@@ -36,7 +36,7 @@ test: install ## Run all tests: kernels, docstring examples, tutorials.
 check: install ## Lint, formatting, types, layers, spelling.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
