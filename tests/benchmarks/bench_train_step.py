@@ -1,4 +1,4 @@
-"""One training step of a TopK autoencoder: ours, the public libraries, and the encoder matmul alone.
+"""One training step of a TopK autoencoder: ours, the public libraries, and the matmul alone.
 
 A step is forward, backward, Adam, unit-norm rows and the count of the latents that fired, on one
 batch of 2,048 rows (d=768, F=16,384, k=32, float32). Every library runs as its own trainer runs it,
@@ -25,7 +25,7 @@ MATMUL = "encoder matmul"
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch and starting weights: unit rows `w` for both sides, bias of the encoder, `b_dec` 0."""
+    """A batch and starting weights: unit rows `w` for both sides, `b_enc`; `b_dec` is zero."""
 
     x: Tensor
     w: Tensor

@@ -1,6 +1,6 @@
-"""Call one function of a benchmark file in this fresh process and print the number it returns.
+"""Call ``FUNCTION(*ARGUMENTS)`` of a benchmark file in this fresh process, print its number.
 
-    python peak.py BENCH_FILE FUNCTION JSON_ARGUMENTS
+The command line is ``python peak.py FILE FUNCTION ARGUMENTS``, the last one a JSON list.
 """
 
 import json

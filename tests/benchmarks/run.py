@@ -101,9 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [name for name in args.names if name not in known]
     if unknown:
         parser.error(f"NAME must be one of {', '.join(known)}; got {', '.join(unknown)}")
-    facts, results, complete = run(
-        args.names or list(known), device=args.device, smoke=args.smoke
-    )
+    facts, results, complete = run(args.names or list(known), device=args.device, smoke=args.smoke)
     if args.json or not args.smoke:
         save(facts, results, args.device, args.json)
     for name, rows in results.items():

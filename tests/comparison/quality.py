@@ -94,7 +94,7 @@ def train_sparsify(
 
     torch.manual_seed(seed)
     coder = None
-    for step in range(n_steps):
+    for _ in range(n_steps):
         x = next(batches)
         if coder is None:
             coder = SparseCoder(x.shape[1], SparseCoderConfig(num_latents=n_latents, k=k))
