@@ -205,9 +205,9 @@ class SparseCodes:
 
     def reshape(self, *batch_shape: int) -> "SparseCodes":
         """Return the same rows under other leading axes."""
+        if math.prod(batch_shape) != self.n_rows:
+            raise ValueError(f"`batch_shape` must hold {self.n_rows} rows; got {batch_shape}.")
         if self.crow is not None:
-            if math.prod(batch_shape) != self.n_rows:
-                raise ValueError(f"`batch_shape` must hold {self.n_rows} rows; got {batch_shape}.")
             return self._trusted(self.values, self.indices, self.width, self.crow, batch_shape)
         last = self.values.shape[-1]
         values, indices = self.values.reshape(*batch_shape, last), self.indices.reshape(*batch_shape, last)
@@ -327,9 +327,9 @@ class SparseCodes:
         key = values.float().masked_fill(values == 0, -math.inf).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         padding = values == 0
         if self.crow is None:
-            order = self.indices.argsort(-1, stable=True)
-            order = order.gather(-1, key.gather(-1, order).argsort(-1, descending=True, stable=True))
-            return order.gather(-1, padding.gather(-1, order).to(torch.uint8).argsort(-1, stable=True))
+            order = self.indices.argsort(dim=-1, stable=True)
+            order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+            return order.gather(-1, padding.gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True))
         order = self.indices.argsort(stable=True)
         order = order[key[order].argsort(descending=True, stable=True)]
         order = order[padding[order].to(torch.uint8).argsort(stable=True)]

@@ -23,7 +23,13 @@ class SortedEntries:
 
     @classmethod
     def of(cls, indices: Tensor, rows: Tensor, coefficients: Tensor, width: int) -> "SortedEntries":
-        """Sort entries given flat: latent id, row and coefficient of each."""
+        """Sort entries given flat: latent id, row and coefficient of each.
+
+        Entries of coefficient 0 are left out, so that a NaN in a row that nothing chose stays there.
+        """
+        live = coefficients.nonzero().flatten()
+        if live.numel() < coefficients.numel():
+            indices, rows, coefficients = indices[live], rows[live], coefficients[live]
         small = indices.int() if width < 2**31 else indices  # half the bytes to sort
         latents, order = small.sort(stable=True)
         starts = torch.arange(width + 1, dtype=latents.dtype, device=latents.device)

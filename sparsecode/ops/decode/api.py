@@ -102,7 +102,7 @@ def decode_mse(
 
 def _entries(codes: SparseCodes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return values, ids, rows (flat) and row boundaries of all entries."""
-    rows = codes.row_ids().reshape(-1)
+    rows = codes.row_ids().reshape(-1).contiguous()  # one row alone expands with stride 0
     crow = codes.crow
     if crow is None:
         crow = torch.arange(codes.n_rows + 1, device=codes.device) * codes.values.shape[-1]

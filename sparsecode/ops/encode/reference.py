@@ -11,7 +11,9 @@ def encode_topk(
 ) -> tuple[Tensor, Tensor]:
     """Return values and ids (N, k) of the largest pre-activations; makes the (N, F) matrix."""
     centered = x_ND if pre_bias is None else x_ND - pre_bias
-    z_NF = centered @ W_enc
+    # A row with NaN has NaN pre-activations, but must not turn 0 * NaN into the gradient of W_enc.
+    spoilt_N1 = centered.isnan().any(-1, keepdim=True)
+    z_NF = torch.where(spoilt_N1, torch.nan, torch.where(spoilt_N1, 0.0, centered) @ W_enc)
     if b_enc is not None:
         z_NF = z_NF + b_enc
     values, ids = selection.topk(z_NF, k)
