@@ -1,0 +1,9 @@
+"""What a code is worth: pure functions of tensors, and the sums behind them."""
+
+from sparsecode.metrics.reconstruction import ReconstructionSums as ReconstructionSums
+from sparsecode.metrics.reconstruction import explained_variance as explained_variance
+from sparsecode.metrics.reconstruction import fvu as fvu
+from sparsecode.metrics.sparsity import FiringCounts as FiringCounts
+from sparsecode.metrics.sparsity import dead_fraction as dead_fraction
+from sparsecode.metrics.sparsity import hoyer as hoyer
+from sparsecode.metrics.sparsity import l0 as l0
