@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -50,6 +51,7 @@ def is_documented_kind(value: object) -> bool:
     return inspect.isfunction(value) or inspect.isclass(value)
 
 
+@cache
 def exported() -> dict[str, object]:
     """Return the functions and classes that the packages export, by their dotted names."""
     return {
