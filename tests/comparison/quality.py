@@ -1,13 +1,13 @@
 """Held-out error of our defaults against sparsify's SparseCoder at its best learning rate.
 
-Both train on the same rows of a ``.npy`` file in the same batch order, with the same width, k and
-number of steps. Ours is ``sae.Trainer`` with an untouched ``TrainConfig`` apart from the batch size
-and the number of steps. The peer is trained as its own trainer does it (decoder bias from the first
-batch's mean, unit-norm rows, gradient projection, Adam), once for every learning rate and schedule
-asked for, and its best run counts. One function that knows neither library measures both, in
-float64, on rows that neither has seen.
+Both train on the same rows in the same batch order, with the same width, k and number of steps.
+Ours is ``sae.Trainer`` with an untouched ``TrainConfig`` apart from batch size and number of
+steps. The peer is trained as its own trainer does it (decoder bias from the first batch's mean,
+unit-norm rows, gradient projection, Adam), once for every learning rate and schedule asked for,
+and its best run counts. One function that knows neither library measures both, in float64, on rows
+that neither has seen: the held-out split of a cache, or the last rows of a ``.npy`` file.
 
-    python tests/comparison/quality.py activations.npy --latents 4096 -k 32 --steps 1000
+    python tests/comparison/quality.py demo/activations --latents 4096 -k 32 --steps 1000
 
 needs ``pip install 'sparsecode[compare]'``.
 """
@@ -134,14 +134,26 @@ def _print_row(row: dict) -> None:
     print(f"{row['model']:>9} {setting} {lr:<20} heldout FVU {row['fvu']:.4f}", flush=True)
 
 
+def read_rows(path: Path, n_heldout: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and held-out rows of a ``.npy`` file or of an activation cache."""
+    if path.is_file():
+        rows = np.load(path, mmap_mode="r")
+        return rows[:-n_heldout], rows[-n_heldout:]
+    import sae
+
+    parts = [sae.cache.open(path, split=split) for split in ("train", "heldout")]
+    train, heldout = (part.rows(0, part.n_rows).numpy() for part in parts)
+    return train, heldout
+
+
 def compare(
-    rows: np.ndarray,
+    train: np.ndarray,
+    heldout: np.ndarray,
     *,
     n_latents: int,
     k: int,
     n_steps: int,
     batch_size: int = 2048,
-    n_heldout: int = 20_000,
     lrs: list[float] | None = None,
     schedules: tuple[str, ...] = SCHEDULES,
     seed: int = 0,
@@ -149,7 +161,6 @@ def compare(
     report: Callable[[dict], None] = _print_row,
 ) -> list[dict]:
     """Train the peer over the sweep, then ours; return one row per run, `report`-ed as it ends."""
-    train, heldout = rows[:-n_heldout], rows[-n_heldout:]
     setting = {"n_latents": n_latents, "k": k, "n_steps": n_steps}
     results = []
 
@@ -177,12 +188,16 @@ def compare(
 def main() -> None:
     """Read the command line, run the comparison, print it and keep it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rows", type=Path, help=".npy file of activations, rows in text order")
+    parser.add_argument(
+        "rows", type=Path, help="activation cache, or .npy file of rows in text order"
+    )
     parser.add_argument("--latents", type=int, default=4096)
     parser.add_argument("-k", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument("--heldout", type=int, default=20_000, help="last rows, kept out")
+    parser.add_argument(
+        "--heldout", type=int, default=20_000, help="last rows of a .npy file, kept out"
+    )
     parser.add_argument("--lrs", type=float, nargs="+", help="default: the customary one, 3e-4...")
     parser.add_argument("--schedules", choices=SCHEDULES, nargs="+", default=list(SCHEDULES))
     parser.add_argument("--seed", type=int, default=0)
@@ -197,9 +212,9 @@ def main() -> None:
                 file.write(json.dumps({"rows": args.rows.name, **row}) + "\n")
 
     results = compare(
-        np.load(args.rows, mmap_mode="r"), n_latents=args.latents, k=args.k, n_steps=args.steps,
-        batch_size=args.batch_size, n_heldout=args.heldout, lrs=args.lrs,
-        schedules=tuple(args.schedules), seed=args.seed, ours=not args.peer_only, report=report,
+        *read_rows(args.rows, args.heldout), n_latents=args.latents, k=args.k, n_steps=args.steps,
+        batch_size=args.batch_size, lrs=args.lrs, schedules=tuple(args.schedules), seed=args.seed,
+        ours=not args.peer_only, report=report,
     )  # fmt: skip
     peers = [row["fvu"] for row in results if row["model"] == "sparsify"]
     ours = [row["fvu"] for row in results if row["model"] == "ours"]
