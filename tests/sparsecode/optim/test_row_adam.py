@@ -1,0 +1,174 @@
+"""RowAdam equals dense gradients and torch.optim.Adam, from sparse lists and a block of rows at a time."""
+
+import copy
+
+import pytest
+import torch
+
+import sae
+from sparsecode.optim import RowAdam, row_adam
+from sparsecode.testing import max_new_bytes
+
+
+def batches(n_steps, n_rows=40, d=6):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n_steps, n_rows, d, generator=generator)
+
+
+def new_model(**options):
+    return sae.TopK(**{"n_features": 6, "n_latents": 90, "k": 4, "k_aux": 5, "seed": 0, **options})
+
+
+def dead_latents():
+    return torch.arange(90) % 5 == 0
+
+
+def backward(model, x):
+    losses = model.loss_terms(x, x, dead_latents=dead_latents())
+    torch.stack(list(losses.terms.values())).sum().backward()
+
+
+def train_dense(model, data, *, max_norm=None, lr=1e-2):
+    """The specification: autograd, projection, torch.optim.Adam, renormalization."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for x in data:
+        backward(model, x)
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        with torch.no_grad():
+            parallel = (model.W_dec.grad * model.W_dec).sum(1, keepdim=True)
+            model.W_dec.grad -= parallel * model.W_dec
+            optimizer.step()
+            model.W_dec /= torch.linalg.vector_norm(model.W_dec, dim=1, keepdim=True)
+        optimizer.zero_grad()
+    return model
+
+
+def train_rows(model, data, *, max_norm=None, lr=1e-2):
+    optimizer = RowAdam(model.parameter_groups(), lr=lr)
+    for x in data:
+        backward(model, x)
+        if max_norm is not None:
+            optimizer.clip_grad_norm_(max_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.release()
+    return model
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+@pytest.mark.parametrize("block_entries", [6, 13 * 6, 1 << 20])
+def test_equals_dense_gradients_with_torch_adam(monkeypatch, block_entries, max_norm):
+    monkeypatch.setattr(row_adam, "BLOCK_ENTRIES", block_entries)
+    data = batches(25)
+    ours, theirs = train_rows(new_model(), data, max_norm=max_norm), train_dense(new_model(), data, max_norm=max_norm)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, theirs.get_parameter(name), rtol=1e-4, atol=2e-6)
+
+
+def test_tied_weights_train_too():
+    data = batches(10)
+    ours = sae.KSparse(n_features=6, n_latents=50, k=4, seed=0)
+    theirs = copy.deepcopy(ours)
+    optimizers = [RowAdam(ours.parameter_groups(), lr=1e-2), torch.optim.Adam(theirs.parameters(), lr=1e-2)]
+    for x in data:
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            model.loss_terms(x, x).terms["mse"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert ours.W_enc.grad is None
+    torch.testing.assert_close(ours.W_enc, theirs.W_enc, rtol=1e-4, atol=2e-6)
+
+
+def test_rows_stay_at_unit_norm_and_gradients_are_orthogonal_to_them():
+    model = train_rows(new_model(), batches(5), lr=0.3)
+    norms = torch.linalg.vector_norm(model.W_dec.double(), dim=1)
+    assert float((norms - 1).abs().max()) < 1e-6
+
+
+def test_a_zero_row_gives_no_nan():
+    model = new_model()
+    with torch.no_grad():
+        model.W_dec[7] = 0.0
+    train_rows(model, batches(3))
+    assert bool(torch.isfinite(model.W_dec).all())
+
+
+def test_accumulation_equals_the_large_batch():
+    whole, parts = new_model(aux_coefficient=0.0), new_model(aux_coefficient=0.0)
+    optimizers = [RowAdam(model.parameter_groups(), lr=1e-2) for model in (whole, parts)]
+    for x in batches(6):
+        backward(whole, x)
+        for part in x.split(10):
+            losses = parts.loss_terms(part, part)
+            (losses.terms["mse"] * len(part) / len(x)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(parameter, parts.get_parameter(name), rtol=1e-4, atol=2e-6)
+
+
+def test_state_dict_continues_bit_for_bit():
+    data = batches(10)
+    straight = train_rows(new_model(), data)
+    model = new_model()
+    optimizer = RowAdam(model.parameter_groups(), lr=1e-2)
+    for step, x in enumerate(data):
+        if step == 5:
+            saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+            model = new_model()
+            model.load_state_dict(saved[0])
+            optimizer = RowAdam(model.parameter_groups(), lr=1e-2)
+            optimizer.load_state_dict(saved[1])
+        backward(model, x)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in straight.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
+
+
+def test_release_gives_autograd_its_gradients_back():
+    model = train_rows(new_model(), batches(1))
+    backward(model, batches(1)[0])
+    assert model.W_dec.grad is not None and model.W_enc.grad is not None
+
+
+def test_layout_of_the_encoder_does_not_matter():
+    data = batches(5)
+    model = new_model()
+    model.W_enc = torch.nn.Parameter(model.W_enc.detach().contiguous())
+    train_rows(model, data)
+    torch.testing.assert_close(model.W_enc, train_rows(new_model(), data).W_enc, rtol=1e-5, atol=1e-6)
+
+
+def test_no_dense_gradient_is_made():
+    model = sae.TopK(n_features=64, n_latents=20_000, k=4, seed=0)
+    optimizer = RowAdam(model.parameter_groups(), lr=1e-3)
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+
+    def step():
+        model.loss_terms(x, x).terms["mse"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    assert max_new_bytes(step) < 0.75 * model.W_dec.numel() * 4
+
+
+def test_unused_parameters_stay_as_they_are():
+    W = torch.nn.Parameter(torch.eye(3))
+    RowAdam([{"params": [W], "latent_dim": 0}], lr=0.1).step()
+    assert torch.equal(W, torch.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"lr": -1.0}, "`lr` must be a finite number"),
+        ({"betas": (0.9, 1.5)}, "`betas` must be a finite"),
+        ({"eps": float("nan")}, "`eps` must be"),
+    ],
+)
+def test_bad_settings_get_one_sentence(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        RowAdam([torch.nn.Parameter(torch.eye(2))], **options)
