@@ -62,6 +62,15 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             Path(temporary).unlink(missing_ok=True)
 
 
+@contextmanager
+def one_sentence(path: str | Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into one sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _one_sentence(Path(path), error) from None
+
+
 def write_bytes(path: str | Path, data: bytes) -> str:
     """Write `data` atomically and return its SHA-256 as hexadecimal text."""
     with atomic_file(path) as file:

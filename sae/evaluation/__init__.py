@@ -1,0 +1,3 @@
+"""What an autoencoder is worth on rows it has not seen."""
+
+from sae.evaluation.reconstruction import evaluate as evaluate

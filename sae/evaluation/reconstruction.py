@@ -1,0 +1,136 @@
+"""evaluate: error, sparsity and firing of an autoencoder on rows of data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from sae.autoencoders import AbstractAutoencoder
+from sae.evaluation.rows import rows_of
+from sparsecode._checks import check_finite, check_int
+from sparsecode.metrics import FiringCounts, ReconstructionSums
+from sparsecode.training import RowSource
+
+MAX_SPANS = 16  # evenly spread runs of rows when not all are looked at
+
+
+def evaluate(
+    model: AbstractAutoencoder,
+    data: Any,
+    *,
+    batch_size: int = 4096,
+    split: Literal["auto", "heldout", "train", "all"] = "auto",
+    heldout_share: float = 0.05,
+    max_rows: int | None = None,
+    progress: bool | None = False,
+) -> dict[str, Any]:
+    """Measure an autoencoder on rows of data; changes no state.
+
+    All sums are in float64 over all rows, so the result does not depend on the batch size beyond
+    the rounding of the model itself, and a constant offset of the data is no explained variance.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+        Used as at inference, and left in the mode in which it came.
+    data : cache folder, cache, ``.npy`` file, array or tensor
+    batch_size : int, default=4096
+        Rows encoded at a time.
+    split : {"auto", "heldout", "train", "all"}, default="auto"
+        Which rows: "auto" takes the held-out rows of a cache, and all rows of an array.
+    heldout_share : float, default=0.05
+        Of a plain array, the share at the end that counts as held out, as in `TrainConfig`.
+    max_rows : int or None, default=None
+        Look at no more rows than this, evenly spread; None looks at all.
+    progress : bool or None, default=False
+        Whether to show a progress bar; None shows one on a terminal.
+
+    Returns
+    -------
+    dict
+        Ready for JSON. ``fvu`` (`sparsecode.metrics.fvu`), ``explained_variance`` (1 - fvu), ``mse`` (mean
+        over rows of the squared error summed over features), ``cosine`` (mean cosine of a row and its
+        reconstruction, not centered), ``l0`` (mean number of latents that fire on a row),
+        ``dead_fraction`` (latents that fired on none of these rows), ``dense_fraction`` (on more
+        than a tenth of them), ``firing_frequency`` (share of rows for each latent),
+        ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``.
+
+    Raises
+    ------
+    ValueError
+        If the width is not that of the model, or there are no rows, or they hold NaN or infinity.
+
+    Examples
+    --------
+    >>> import sae
+    >>> model = sae.TopK(n_features=8, n_latents=16, k=2, seed=0)
+    >>> metrics = evaluate(model, torch.eye(8))
+    >>> metrics["l0"], metrics["n_rows"]
+    (2.0, 8)
+    """
+    batch_size = check_int("batch_size", batch_size, low=1)
+    if max_rows is not None:
+        max_rows = check_int("max_rows", max_rows, low=1)
+    rows, taken = rows_of(data, split=split, heldout_share=heldout_share, n_features=model.n_features)
+    if rows is None:
+        raise ValueError(f"`data` must have held-out rows; heldout_share={heldout_share:g} leaves none.")
+    return {**measure(model, rows, batch_size, max_rows, progress), "split": taken}
+
+
+@torch.no_grad()
+def measure(
+    model: AbstractAutoencoder, rows: RowSource, batch_size: int, max_rows: int | None, progress: bool | None
+) -> dict[str, Any]:
+    """Return the metrics of `evaluate` on `rows`."""
+    from tqdm.auto import tqdm
+
+    device = model.b_dec.device
+    sums = ReconstructionSums(model.n_features, device=device)
+    counts = FiringCounts(model.n_latents, device=device)
+    spans = list(_spans(rows.n_rows, max_rows, batch_size))
+    disable = None if progress is None else not progress
+    with evaluation_mode(model), tqdm(spans, disable=disable, desc="evaluate", unit="batch") as bar:
+        for start, stop in bar:
+            x = rows.rows(start, stop)
+            check_finite(f"data[{start}:{stop}]", x)
+            x = x.to(device, torch.promote_types(x.dtype, torch.float32))
+            codes = model.encode(x)
+            sums.add(x, model.decode(codes))
+            counts.add(codes)
+    return {
+        "fvu": sums.fvu,
+        "explained_variance": 1.0 - sums.fvu,
+        "mse": sums.mse,
+        "cosine": sums.cosine,
+        "l0": counts.l0,
+        "dead_fraction": counts.dead_fraction,
+        "dense_fraction": counts.dense_fraction,
+        "n_rows": sums.n_rows,
+        "frequency_histogram": counts.histogram(),
+        "firing_frequency": counts.frequency.tolist(),
+    }
+
+
+@contextmanager
+def evaluation_mode(model: AbstractAutoencoder) -> Iterator[None]:
+    """Switch a model to inference inside the block and every part of it back afterwards."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def _spans(n_rows: int, max_rows: int | None, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of at most `batch_size` rows; the rows covered do not depend on `batch_size`."""
+    n_spans, length = 1, n_rows
+    if max_rows is not None and max_rows < n_rows:
+        n_spans = min(MAX_SPANS, max_rows)
+        length = max_rows // n_spans
+    for span in range(n_spans):
+        first = span * n_rows // n_spans
+        for start in range(first, first + length, batch_size):
+            yield start, min(start + batch_size, first + length)

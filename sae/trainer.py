@@ -1,0 +1,276 @@
+"""Trainer: trains any autoencoder on rows of activations, with the loop of `sparsecode.training`."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparsecode.io as io
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.evaluation.reconstruction import measure
+from sae.evaluation.rows import rows_of
+from sae.files import save
+from sparsecode.training import AbstractTask, RowSource, RunFolder, StepLosses, TrainConfig, train
+from sparsecode.training.checkpoint import EVALUATION, MODEL
+from sparsecode.training.config import FREE_ON_RESUME
+
+FINAL_ROWS = 262_144  # held-out rows of the last evaluation, at most
+EVALUATION_BATCH = 4096
+FINGERPRINT_ROWS = 64
+NOT_LOGGED = ("firing_frequency", "frequency_histogram")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `Trainer.fit` returns.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+        The trained model, in evaluation mode.
+    history : list of dict
+        All rows of metrics, as in ``metrics.jsonl``: ``"split": "train"`` rows are means since the row
+        before, ``"split": "heldout"`` rows are evaluations.
+    evaluation : dict or None
+        `sae.evaluate` on held-out rows at the end; None if no rows were held out.
+    out_dir : Path or None
+        The folder of the run.
+    """
+
+    model: AbstractAutoencoder
+    history: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    out_dir: Path | None
+
+
+class Trainer:
+    """Train an autoencoder on cached activations.
+
+    Adam with a learning rate that rises, stays and falls to zero; decoder rows at unit norm;
+    dead latents counted in tokens and given to the auxiliary loss. The loss is divided by the variance of
+    the data and biases move on the scale of the data, so the result does not depend on the unit of the
+    activations.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+        Trained in place, after `initialize` on the first rows.
+    data : cache folder, cache, ``.npy`` file, array or tensor
+        Rows of activations; see `sae.cache.as_source`.
+    config : TrainConfig or None, default=None
+        None takes the defaults.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no autoencoder or `config` no TrainConfig.
+    ValueError
+        If the width of the data is not that of the model, or there are no rows.
+
+    Examples
+    --------
+    >>> import sae
+    >>> model = sae.TopK(n_features=16, n_latents=64, k=4, seed=0)
+    >>> x = torch.randn(2000, 16)
+    >>> result = sae.Trainer(model, x, sae.TrainConfig(batch_size=256, n_steps=30)).fit()
+    >>> result.evaluation["fvu"] < 0.7
+    True
+    """
+
+    def __init__(self, model: AbstractAutoencoder, data: Any, config: TrainConfig | None = None) -> None:
+        config = TrainConfig() if config is None else config
+        if not isinstance(model, AbstractAutoencoder):
+            raise TypeError(
+                f"`model` must be an autoencoder such as sae.TopK; got {type(model).__name__}."
+            )
+        if not isinstance(config, TrainConfig):
+            raise TypeError(f"`config` must be a sae.TrainConfig; got {type(config).__name__}.")
+        self.model, self.data, self.config = model, data, config
+        share = {"heldout_share": config.heldout_share, "n_features": model.n_features}
+        self.rows, _ = rows_of(data, split="train", **share)
+        self.heldout, _ = rows_of(data, split="heldout", **share)
+        self.device = _checked_device(config)
+        _check_weights(model, config)
+
+    def fit(self, resume: bool = False, *, overwrite: bool = False) -> TrainResult:
+        """Train, evaluate on held-out rows, and save the model.
+
+        Parameters
+        ----------
+        resume : bool, default=False
+            Go on with the run in ``out_dir`` from its last checkpoint, to the same weights
+            and metrics as without the interruption (bit for bit on the CPU). Without a
+            checkpoint there, start.
+        overwrite : bool, default=False
+            Remove the run in ``out_dir`` and start again.
+
+        Returns
+        -------
+        TrainResult
+
+        Raises
+        ------
+        FileExistsError
+            If ``out_dir`` holds a run and neither `resume` nor `overwrite` is set.
+        ValueError
+            If rows hold NaN or infinity, or the run in ``out_dir`` was started with another
+            model, other data or other settings; the message names them.
+        sparsecode.io.CorruptFileError
+            If the checkpoint is not what was written.
+        FloatingPointError
+            If the loss is no longer finite.
+        KeyboardInterrupt
+            After Ctrl-C; the present step is finished and saved.
+        """
+        config, model = self.config, self.model
+        folder = None
+        if config.out_dir is not None:
+            folder = RunFolder(
+                config.out_dir, self._identity(), free=FREE_ON_RESUME, resume=resume, overwrite=overwrite
+            )
+        elif resume or overwrite:
+            raise ValueError("`out_dir` must be given to resume or overwrite a run; got None.")
+        model.to(self.device).train()
+        task = AutoencoderTask(model, config, self.heldout)
+        try:
+            _, metrics = train(task, self.rows, config, folder=folder)
+        finally:
+            task.close()
+            model.eval()
+        evaluation = None
+        if self.heldout is not None:
+            evaluation = measure(model, self.heldout, EVALUATION_BATCH, FINAL_ROWS, False)
+            evaluation["split"] = "heldout"
+        if folder is not None:
+            self._write_results(folder.path, evaluation)
+        return TrainResult(model, metrics.history, evaluation, config.out_dir)
+
+    def _identity(self) -> dict[str, dict[str, Any]]:
+        """Return what makes a run the same run."""
+        architecture = {"architecture": type(self.model).__name__, "dtype": str(self.model.b_dec.dtype)}
+        return {
+            "train": self.config.to_dict(),
+            "model": architecture | self.model.config(),
+            "data": fingerprint(self.rows),
+        }
+
+    def _write_results(self, path: Path, evaluation: Mapping[str, Any] | None) -> None:
+        if type(self.model) in AUTOENCODERS.values():
+            summary = {name: value for name, value in (evaluation or {}).items() if name not in NOT_LOGGED}
+            save(self.model, path / MODEL, metadata={"evaluation": summary})
+        if evaluation is not None:
+            io.write_json(path / EVALUATION, evaluation)
+
+
+class AutoencoderTask(AbstractTask):
+    """An autoencoder as the training loop sees it.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+    config : TrainConfig
+    heldout : RowSource or None
+    """
+
+    def __init__(self, model: AbstractAutoencoder, config: TrainConfig, heldout: RowSource | None) -> None:
+        self.module, self.n_latents = model, model.n_latents
+        self.constants = {}
+        self._model, self._config, self._heldout = model, config, heldout
+        self._k = model.config().get("k")
+
+    def start(self, sample: Tensor) -> None:
+        """Let the model adapt to a sample of the data, and measure the scale of the data."""
+        self._model.initialize(sample)
+        centered = sample.double() - sample.double().mean(0)
+        variance = float(centered.square().sum(1).mean())
+        if not variance > 0:  # rows that are all equal: any scale will do
+            variance = float(sample.shape[1])
+        self.constants = {
+            "variance": variance,
+            "activation_scale": (variance / sample.shape[1]) ** 0.5,
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of the model; biases live on the scale of the data."""
+        return self._model.parameter_groups(activation_scale=self.constants["activation_scale"])
+
+    def set_progress(self, progress: float) -> dict[str, float]:
+        """Follow the schedules of the model and of k; k is logged where there is one."""
+        self._set_k(progress)
+        self._model.set_progress(progress)
+        k = getattr(self._model, "current_k", None) or getattr(self._model, "k", None)
+        return {} if k is None else {"k": k}
+
+    def losses(self, batch: Tensor, dead_latents: Tensor | None) -> StepLosses:
+        """Return the losses of the model divided by the variance of the data."""
+        found = self._model.loss_terms(batch, batch, dead_latents=dead_latents)
+        scale = 1.0 / self.constants["variance"]
+        terms = {name: term * scale for name, term in found.terms.items()}
+        with torch.no_grad():
+            error = torch.linalg.vector_norm(found.reconstruction.float() - batch).square()
+        observed = {f"loss/{name}": term for name, term in terms.items()}
+        observed["fvu"] = error * (scale / len(batch))
+        return StepLosses(torch.stack(list(terms.values())).sum(), observed, found.codes)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """Return the scalar metrics of `sae.evaluate` on some held-out rows."""
+        if self._heldout is None:
+            return None
+        found = measure(self._model, self._heldout, EVALUATION_BATCH, self._config.eval_rows, False)
+        return {name: value for name, value in found.items() if name not in NOT_LOGGED}
+
+    def close(self) -> None:
+        """Give the model its own k back."""
+        if self._config.k_start is not None:
+            self._model.k = self._k
+
+    def _set_k(self, progress: float) -> None:
+        k_start, share = self._config.k_start, self._config.k_anneal_share
+        if k_start is not None:
+            left = max(0.0, 1.0 - progress / share) if share > 0 else 0.0
+            self._model.k = round(self._k + (k_start - self._k) * left)
+
+
+def fingerprint(rows: RowSource) -> dict[str, Any]:
+    """Return what tells one data set from another: its shape, and a digest of rows across it."""
+    digest = hashlib.sha256()
+    for place in range(FINGERPRINT_ROWS):
+        row = place * (rows.n_rows - 1) // max(1, FINGERPRINT_ROWS - 1)
+        digest.update(rows.rows(row, row + 1).double().numpy().tobytes())
+    return {"n_rows": rows.n_rows, "n_features": rows.n_features, "sample": digest.hexdigest()}
+
+
+def _checked_device(config: TrainConfig) -> torch.device:
+    if config.device == "auto":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        try:
+            device = torch.device(config.device)
+        except RuntimeError:
+            raise ValueError(f'`device` must be "auto" or a torch device; got {config.device!r}.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` must be usable; got {config.device!r}, but torch sees no GPU here.")
+    if config.precision == "bf16" and device.type != "cuda":
+        raise ValueError(
+            f'`precision="bf16"` needs a GPU; the device is {device}. Use precision="float32".'
+        )
+    return device
+
+
+def _check_weights(model: AbstractAutoencoder, config: TrainConfig) -> None:
+    dtype = model.b_dec.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"`model` must have float32 or float64 weights to be trained; got {str(dtype)[6:]}. Use "
+            'model.float(), and precision="bf16" for speed.'
+        )
+    k = model.config().get("k")
+    if config.k_start is not None and (k is None or not k <= config.k_start <= model.n_latents):
+        raise ValueError(
+            f"`k_start` must be an int in [k, n_latents] of a model with a `k`; got {config.k_start} "
+            f"with k={k}, n_latents={model.n_latents}."
+        )

@@ -1,0 +1,186 @@
+"""The one training loop: it knows steps, rows and dead latents; the task knows the rest."""
+
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sparsecode.training.checkpoint import RunFolder
+from sparsecode.training.config import TrainConfig
+from sparsecode.training.dead_latents import DeadLatents
+from sparsecode.training.interrupt import StopRequest
+from sparsecode.training.schedules import default_learning_rate, learning_rate_factor
+from sparsecode.training.sinks import Metrics
+from sparsecode.training.state import Clock, RunningMeans, TrainState, make_optimizer, set_learning_rate
+from sparsecode.training.task import AbstractTask, RowSource
+
+SAMPLE_ROWS = 8192  # what the data-dependent start sees
+SCAN_ROWS = 65_536  # looked at together when bad rows are searched
+
+
+def train(
+    task: AbstractTask, source: RowSource, config: TrainConfig, *, folder: RunFolder | None = None
+) -> tuple[TrainState, Metrics]:
+    """Train to the end, or go on from the checkpoint of `folder`.
+
+    Parameters
+    ----------
+    task : AbstractTask
+        Its module is on the device to train on.
+    source : RowSource
+    config : TrainConfig
+    folder : RunFolder or None, default=None
+        Where checkpoints and metrics go.
+
+    Returns
+    -------
+    state : TrainState
+    metrics : Metrics
+        With the rows of all parts of the run in ``history``.
+
+    Raises
+    ------
+    ValueError
+        If rows of `source` hold NaN or infinity; the message names them.
+    FloatingPointError
+        If the loss or the weights are no longer finite although the data are.
+    KeyboardInterrupt
+        After Ctrl-C; the present step is finished and saved, and the message says how to go on.
+    """
+    device = _weights(task).device
+    peak_rate = config.lr or default_learning_rate(
+        n_latents=task.n_latents,
+        n_features=source.n_features,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+    )
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        StopRequest() as stop,
+        closing(_start_or_restore(task, source, config, folder)) as state,
+        closing(Metrics.open(config, folder, state)) as metrics,
+        closing(source.batches(config.batch_size, seed=config.seed, start_row=state.rows)) as batches,
+    ):
+        while state.step < config.n_steps:
+            batch = next(batches)
+            _refuse_bad_rows(batch, source)
+            logged = _set_schedules(task, config, state, peak_rate)
+            _accumulate_gradients(task, config, state, batch)
+            if config.max_grad_norm is not None:
+                state.optimizer.clip_grad_norm_(config.max_grad_norm)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.dead.advance(len(batch))
+            state.step += 1
+            state.rows += len(batch)
+            metrics.advance()
+
+            if config.is_due(state.step, config.log_every):
+                metrics.write(state, "train", logged | _observed(state))
+            if config.is_due(state.step, config.eval_every):
+                metrics.write(state, "heldout", task.evaluate())
+            if folder and (stop.requested or config.is_due(state.step, config.save_every)):
+                _refuse_bad_weights(state)
+                folder.save(state.tensors(), state.numbers(), task.constants, metrics.position())
+            if stop.requested and state.step < config.n_steps:
+                raise KeyboardInterrupt(_how_to_go_on(state, config, folder))
+    return state, metrics
+
+
+def _start_or_restore(task, source, config, folder) -> TrainState:
+    """Return the state before the next step to take."""
+    torch.manual_seed(config.seed)
+    weights = _weights(task)
+    checkpoint = folder.checkpoint if folder else None
+    if checkpoint:
+        task.constants = checkpoint.constants
+    else:
+        task.start(_sample(source, config).to(weights.device, weights.dtype))
+    optimizer = make_optimizer(task.parameter_groups(), config)
+    dead = DeadLatents(task.n_latents, dead_after=config.tokens_to_death, device=weights.device)
+    state = TrainState(task.module, optimizer, dead, RunningMeans(), Clock())
+    if checkpoint:
+        state.restore(checkpoint.tensors, checkpoint.numbers)
+    return state
+
+
+def _set_schedules(task, config, state, peak_rate) -> dict[str, float]:
+    """Set everything that depends on the step alone; return what to log of it."""
+    rate = peak_rate * learning_rate_factor(
+        state.step,
+        n_steps=config.n_steps,
+        warmup_share=config.warmup_share,
+        decay_share=config.decay_share,
+    )
+    set_learning_rate(state.optimizer, rate)
+    return {"lr": rate, **task.set_progress(state.step / config.n_steps)}
+
+
+def _accumulate_gradients(task, config, state, batch) -> None:
+    """Add up the gradients of the parts of a step: they are those of the whole batch."""
+    weights = _weights(task)
+    dead_latents = state.dead.mask()
+    for part in batch.chunk(config.accumulate):
+        x = part.to(weights.device, weights.dtype)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            losses = task.losses(x, dead_latents)
+        (losses.total * (len(part) / len(batch))).backward()
+        state.dead.see(losses.codes)
+        l0 = (losses.codes.values.detach() != 0).sum() / len(part)
+        state.means.add({"loss": losses.total, **losses.observed, "l0": l0}, len(part))
+
+
+def _observed(state) -> dict[str, float]:
+    """Return the means since the last row of metrics, after a look at them."""
+    n_rows, means = state.means.n_rows, state.means.read()
+    if not all(value - value == 0 for value in means.values()):
+        raise FloatingPointError(
+            f"The loss must be finite; it became NaN or infinite within the {n_rows} rows before the "
+            f"end of step {state.step}. Use a lower `lr`, or a `max_grad_norm`."
+        )
+    return means | {"dead_fraction": float(state.dead.fraction())} | state.clock.lap(n_rows)
+
+
+def _refuse_bad_weights(state) -> None:
+    if not state.is_finite():
+        raise FloatingPointError(
+            f"The weights must be finite to be saved; they are not after step {state.step}. Use a lower "
+            "`lr`, or a `max_grad_norm`. The checkpoint before stays as it is."
+        )
+
+
+def _refuse_bad_rows(batch: Tensor, source: RowSource) -> None:
+    """Refuse NaN and infinity before they reach the weights."""
+    total = batch.sum(dtype=torch.float64 if batch.dtype == torch.float64 else torch.float32)
+    if bool(torch.isfinite(total)) or bool(torch.isfinite(batch).all()):
+        return
+    first, last, count = None, None, 0
+    for start in range(0, source.n_rows, SCAN_ROWS):  # the batch is shuffled: look for their places
+        bad = ~torch.isfinite(source.rows(start, min(start + SCAN_ROWS, source.n_rows))).all(1)
+        places = bad.nonzero().flatten() + start
+        if len(places):
+            first = int(places[0]) if first is None else first
+            last, count = int(places[-1]), count + len(places)
+    raise ValueError(
+        f"`data` must be finite; got NaN or infinity in {count} of {source.n_rows} rows, between row {first} "
+        f"and row {last}. Drop or repair them first."
+    )
+
+
+def _sample(source, config) -> Tensor:
+    with closing(source.batches(min(SAMPLE_ROWS, source.n_rows), seed=config.seed, start_row=0)) as first:
+        sample = next(first)
+    _refuse_bad_rows(sample, source)
+    return sample
+
+
+def _weights(task) -> Tensor:
+    return next(task.module.parameters())
+
+
+def _how_to_go_on(state, config, folder) -> str:
+    done = f"Training was stopped after step {state.step} of {config.n_steps}"
+    if folder is None:
+        return f"{done}; nothing was saved since `out_dir` is None. The model keeps its present weights."
+    return f"{done} and saved in {Path(folder.path)}. Go on with fit(resume=True)."
