@@ -12,7 +12,13 @@ from sparsecode.training.dead_latents import DeadLatents
 from sparsecode.training.interrupt import StopRequest
 from sparsecode.training.schedules import default_learning_rate, learning_rate_factor
 from sparsecode.training.sinks import Metrics
-from sparsecode.training.state import Clock, RunningMeans, TrainState, make_optimizer, set_learning_rate
+from sparsecode.training.state import (
+    Clock,
+    RunningMeans,
+    TrainState,
+    make_optimizer,
+    set_learning_rate,
+)
 from sparsecode.training.task import AbstractTask, RowSource
 
 SAMPLE_ROWS = 8192  # what the data-dependent start sees
@@ -60,20 +66,20 @@ def train(
         StopRequest() as stop,
         closing(_start_or_restore(task, source, config, folder)) as state,
         closing(Metrics.open(config, folder, state)) as metrics,
-        closing(source.batches(config.batch_size, seed=config.seed, start_row=state.rows)) as batches,
+        closing(
+            source.batches(config.batch_size, seed=config.seed, start_row=state.rows)
+        ) as batches,
     ):
         while state.step < config.n_steps:
             batch = next(batches)
             _refuse_bad_rows(batch, source)
-            logged = _set_schedules(task, config, state, peak_rate)
-            _accumulate_gradients(task, config, state, batch)
-            if config.max_grad_norm is not None:
-                state.optimizer.clip_grad_norm_(config.max_grad_norm)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            state.dead.advance(len(batch))
-            state.step += 1
-            state.rows += len(batch)
+            rate = peak_rate * learning_rate_factor(
+                state.step,
+                n_steps=config.n_steps,
+                warmup_share=config.warmup_share,
+                decay_share=config.decay_share,
+            )
+            logged = take_step(task, config, state, batch, rate)
             metrics.advance()
 
             if config.is_due(state.step, config.log_every):
@@ -88,6 +94,58 @@ def train(
     return state, metrics
 
 
+def new_state(task: AbstractTask, config: TrainConfig) -> TrainState:
+    """Return the state before the first step of a task that has its ``constants``.
+
+    Parameters
+    ----------
+    task : AbstractTask
+    config : TrainConfig
+
+    Returns
+    -------
+    TrainState
+    """
+    optimizer = make_optimizer(task.parameter_groups(), config)
+    device = _weights(task).device
+    dead = DeadLatents(task.n_latents, dead_after=config.tokens_to_death, device=device)
+    return TrainState(task.module, optimizer, dead, RunningMeans(), Clock())
+
+
+def take_step(
+    task: AbstractTask, config: TrainConfig, state: TrainState, batch: Tensor, rate: float
+) -> dict[str, float]:
+    """Take one optimizer step; `train` and the estimators' ``partial_fit`` consist of these.
+
+    Parameters
+    ----------
+    task : AbstractTask
+    config : TrainConfig
+    state : TrainState
+        Changed in place.
+    batch : Tensor of shape (N, D)
+        Finite rows, on any device.
+    rate : float
+        Learning rate of this step.
+
+    Returns
+    -------
+    dict of str to float
+        What to log of the schedules.
+    """
+    set_learning_rate(state.optimizer, rate)
+    logged = task.set_progress(min(1.0, state.step / config.n_steps))
+    _accumulate_gradients(task, config, state, batch)
+    if config.max_grad_norm is not None:
+        state.optimizer.clip_grad_norm_(config.max_grad_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.dead.advance(len(batch))
+    state.step += 1
+    state.rows += len(batch)
+    return {"lr": rate, **logged}
+
+
 def _start_or_restore(task, source, config, folder) -> TrainState:
     """Return the state before the next step to take."""
     torch.manual_seed(config.seed)
@@ -97,24 +155,10 @@ def _start_or_restore(task, source, config, folder) -> TrainState:
         task.constants = checkpoint.constants
     else:
         task.start(_sample(source, config).to(weights.device, weights.dtype))
-    optimizer = make_optimizer(task.parameter_groups(), config)
-    dead = DeadLatents(task.n_latents, dead_after=config.tokens_to_death, device=weights.device)
-    state = TrainState(task.module, optimizer, dead, RunningMeans(), Clock())
+    state = new_state(task, config)
     if checkpoint:
         state.restore(checkpoint.tensors, checkpoint.numbers)
     return state
-
-
-def _set_schedules(task, config, state, peak_rate) -> dict[str, float]:
-    """Set everything that depends on the step alone; return what to log of it."""
-    rate = peak_rate * learning_rate_factor(
-        state.step,
-        n_steps=config.n_steps,
-        warmup_share=config.warmup_share,
-        decay_share=config.decay_share,
-    )
-    set_learning_rate(state.optimizer, rate)
-    return {"lr": rate, **task.set_progress(state.step / config.n_steps)}
 
 
 def _accumulate_gradients(task, config, state, batch) -> None:
@@ -169,7 +213,9 @@ def _refuse_bad_rows(batch: Tensor, source: RowSource) -> None:
 
 
 def _sample(source, config) -> Tensor:
-    with closing(source.batches(min(SAMPLE_ROWS, source.n_rows), seed=config.seed, start_row=0)) as first:
+    with closing(
+        source.batches(min(SAMPLE_ROWS, source.n_rows), seed=config.seed, start_row=0)
+    ) as first:
         sample = next(first)
     _refuse_bad_rows(sample, source)
     return sample
