@@ -1,0 +1,6 @@
+"""What makes a code sparse: the value of a penalty and its proximal operator."""
+
+from sparsecode.penalties.base import AbstractPenalty as AbstractPenalty
+from sparsecode.penalties.base import CoordinateSeparable as CoordinateSeparable
+from sparsecode.penalties.base import Subdifferentiable as Subdifferentiable
+from sparsecode.penalties.l1 import L1 as L1
