@@ -1,0 +1,35 @@
+"""The dispatch rule."""
+
+import logging
+
+import pytest
+import torch
+
+from sparsecode._impl import choose_impl
+
+x = torch.zeros(1)
+
+
+def test_auto_prefers_the_fast_path_and_falls_back_to_the_reference(caplog):
+    assert choose_impl("op", "auto", (x,)) == "reference"
+    assert choose_impl("op", "auto", (x,), cpu=lambda: None) == "cpu"
+    assert choose_impl("op", "auto", (x,), triton=lambda: None) == "reference"
+    with caplog.at_level(logging.DEBUG, logger="sparsecode"):
+        for _ in range(2):
+            assert choose_impl("op", "auto", (x,), cpu=lambda: "odd dtype") == "reference"
+    assert [record.getMessage() for record in caplog.records] == ["op: not using 'cpu': odd dtype"]
+
+
+def test_a_named_implementation_never_falls_back():
+    assert choose_impl("op", "reference", (x,), cpu=lambda: None) == "reference"
+    assert choose_impl("op", "cpu", (x,), cpu=lambda: None) == "cpu"
+    for options, fact in [
+        ({}, "there is no such implementation"),
+        ({"cpu": lambda: "odd dtype"}, "odd dtype"),
+    ]:
+        with pytest.raises(NotImplementedError, match=rf'`op\(impl="cpu"\)` is unsupported here: {fact}. Use impl="auto"'):
+            choose_impl("op", "cpu", (x,), **options)
+    with pytest.raises(NotImplementedError, match="tensors on cpu"):
+        choose_impl("op", "triton", (x,), triton=lambda: None)
+    with pytest.raises(ValueError, match="`impl` must be one of"):
+        choose_impl("op", "quick", (x,))
