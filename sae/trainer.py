@@ -1,4 +1,4 @@
-"""Trainer: trains any autoencoder on rows of activations, with the loop of `sparsecode.training`."""
+"""Trainer: any autoencoder, rows of activations, and the loop of `sparsecode.training`."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import sparsecode.io as io
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
 from sae.evaluation.reconstruction import measure
 from sae.evaluation.rows import rows_of
 from sae.files import save
+from sparsecode import io
 from sparsecode.training import AbstractTask, RowSource, RunFolder, StepLosses, TrainConfig, train
 from sparsecode.training.checkpoint import EVALUATION, MODEL
 from sparsecode.training.config import FREE_ON_RESUME
@@ -33,8 +33,8 @@ class TrainResult:
     model : AbstractAutoencoder
         The trained model, in evaluation mode.
     history : list of dict
-        All rows of metrics, as in ``metrics.jsonl``: ``"split": "train"`` rows are means since the row
-        before, ``"split": "heldout"`` rows are evaluations.
+        All rows of metrics, as in ``metrics.jsonl``: ``"split": "train"`` rows are means since
+        the row before, ``"split": "heldout"`` rows are evaluations.
     evaluation : dict or None
         `sae.evaluate` on held-out rows at the end; None if no rows were held out.
     out_dir : Path or None
@@ -51,9 +51,9 @@ class Trainer:
     """Train an autoencoder on cached activations.
 
     Adam with a learning rate that rises, stays and falls to zero; decoder rows at unit norm;
-    dead latents counted in tokens and given to the auxiliary loss. The loss is divided by the variance of
-    the data and biases move on the scale of the data, so the result does not depend on the unit of the
-    activations.
+    dead latents counted in tokens and given to the auxiliary loss. The loss is divided by the
+    variance of the data and biases move on the scale of the data, so the result does not depend
+    on the unit of the activations.
 
     Parameters
     ----------
@@ -81,7 +81,9 @@ class Trainer:
     True
     """
 
-    def __init__(self, model: AbstractAutoencoder, data: Any, config: TrainConfig | None = None) -> None:
+    def __init__(
+        self, model: AbstractAutoencoder, data: Any, config: TrainConfig | None = None
+    ) -> None:
         config = TrainConfig() if config is None else config
         if not isinstance(model, AbstractAutoencoder):
             raise TypeError(
@@ -91,7 +93,10 @@ class Trainer:
             raise TypeError(f"`config` must be a sae.TrainConfig; got {type(config).__name__}.")
         self.model, self.data, self.config = model, data, config
         share = {"heldout_share": config.heldout_share, "n_features": model.n_features}
-        self.rows, _ = rows_of(data, split="train", **share)
+        rows, _ = rows_of(data, split="train", **share)
+        if rows is None:
+            raise ValueError("`data` must have rows for training; all are held out.")
+        self.rows = rows
         self.heldout, _ = rows_of(data, split="heldout", **share)
         self.device = _checked_device(config)
         _check_weights(model, config)
@@ -130,7 +135,11 @@ class Trainer:
         folder = None
         if config.out_dir is not None:
             folder = RunFolder(
-                config.out_dir, self._identity(), free=FREE_ON_RESUME, resume=resume, overwrite=overwrite
+                config.out_dir,
+                self._identity(),
+                free=FREE_ON_RESUME,
+                resume=resume,
+                overwrite=overwrite,
             )
         elif resume or overwrite:
             raise ValueError("`out_dir` must be given to resume or overwrite a run; got None.")
@@ -147,11 +156,16 @@ class Trainer:
             evaluation["split"] = "heldout"
         if folder is not None:
             self._write_results(folder.path, evaluation)
-        return TrainResult(model, metrics.history, evaluation, config.out_dir)
+        return TrainResult(
+            model, metrics.history, evaluation, None if folder is None else folder.path
+        )
 
     def _identity(self) -> dict[str, dict[str, Any]]:
         """Return what makes a run the same run."""
-        architecture = {"architecture": type(self.model).__name__, "dtype": str(self.model.b_dec.dtype)}
+        architecture = {
+            "architecture": type(self.model).__name__,
+            "dtype": str(self.model.b_dec.dtype),
+        }
         return {
             "train": self.config.to_dict(),
             "model": architecture | self.model.config(),
@@ -160,7 +174,9 @@ class Trainer:
 
     def _write_results(self, path: Path, evaluation: Mapping[str, Any] | None) -> None:
         if type(self.model) in AUTOENCODERS.values():
-            summary = {name: value for name, value in (evaluation or {}).items() if name not in NOT_LOGGED}
+            summary = {
+                name: value for name, value in (evaluation or {}).items() if name not in NOT_LOGGED
+            }
             save(self.model, path / MODEL, metadata={"evaluation": summary})
         if evaluation is not None:
             io.write_json(path / EVALUATION, evaluation)
@@ -176,10 +192,13 @@ class AutoencoderTask(AbstractTask):
     heldout : RowSource or None
     """
 
-    def __init__(self, model: AbstractAutoencoder, config: TrainConfig, heldout: RowSource | None) -> None:
+    def __init__(
+        self, model: AbstractAutoencoder, config: TrainConfig, heldout: RowSource | None
+    ) -> None:
         self.module, self.n_latents = model, model.n_latents
         self.constants = {}
         self._model, self._config, self._heldout = model, config, heldout
+        self._kept: int | None = None
         self._k = model.config().get("k")
 
     def start(self, sample: Tensor) -> None:
@@ -198,16 +217,19 @@ class AutoencoderTask(AbstractTask):
         """Return the groups of the model; biases live on the scale of the data."""
         return self._model.parameter_groups(activation_scale=self.constants["activation_scale"])
 
-    def set_progress(self, progress: float) -> dict[str, float]:
-        """Follow the schedules of the model and of k; k is logged where there is one."""
+    def set_progress(self, progress: float) -> None:
+        """Follow the schedules of the model and of k."""
         self._set_k(progress)
         self._model.set_progress(progress)
-        k = getattr(self._model, "current_k", None) or getattr(self._model, "k", None)
-        return {} if k is None else {"k": k}
+
+    def scheduled(self) -> dict[str, float]:
+        """Return the number of latents that each row kept, where it is the same for all."""
+        return {} if self._kept is None else {"k": self._kept}
 
     def losses(self, batch: Tensor, dead_latents: Tensor | None) -> StepLosses:
         """Return the losses of the model divided by the variance of the data."""
         found = self._model.loss_terms(batch, batch, dead_latents=dead_latents)
+        self._kept = None if found.codes.is_ragged else found.codes.values.shape[-1]
         scale = 1.0 / self.constants["variance"]
         terms = {name: term * scale for name, term in found.terms.items()}
         with torch.no_grad():
@@ -226,13 +248,14 @@ class AutoencoderTask(AbstractTask):
     def close(self) -> None:
         """Give the model its own k back."""
         if self._config.k_start is not None:
-            self._model.k = self._k
+            setattr(self._model, "k", self._k)  # noqa: B010  not every architecture has one
 
     def _set_k(self, progress: float) -> None:
         k_start, share = self._config.k_start, self._config.k_anneal_share
-        if k_start is not None:
+        if k_start is not None and self._k is not None:
             left = max(0.0, 1.0 - progress / share) if share > 0 else 0.0
-            self._model.k = round(self._k + (k_start - self._k) * left)
+            k = round(self._k + (k_start - self._k) * left)
+            setattr(self._model, "k", k)  # noqa: B010
 
 
 def fingerprint(rows: RowSource) -> dict[str, Any]:
@@ -251,9 +274,13 @@ def _checked_device(config: TrainConfig) -> torch.device:
         try:
             device = torch.device(config.device)
         except RuntimeError:
-            raise ValueError(f'`device` must be "auto" or a torch device; got {config.device!r}.') from None
+            raise ValueError(
+                f'`device` must be "auto" or a torch device; got {config.device!r}.'
+            ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`device` must be usable; got {config.device!r}, but torch sees no GPU here.")
+        raise ValueError(
+            f"`device` must be usable; got {config.device!r}, but torch sees no GPU here."
+        )
     if config.precision == "bf16" and device.type != "cuda":
         raise ValueError(
             f'`precision="bf16"` needs a GPU; the device is {device}. Use precision="float32".'
@@ -265,12 +292,12 @@ def _check_weights(model: AbstractAutoencoder, config: TrainConfig) -> None:
     dtype = model.b_dec.dtype
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"`model` must have float32 or float64 weights to be trained; got {str(dtype)[6:]}. Use "
-            'model.float(), and precision="bf16" for speed.'
+            f"`model` must have float32 or float64 weights to be trained; got {str(dtype)[6:]}. "
+            'Use model.float(), and precision="bf16" for speed.'
         )
     k = model.config().get("k")
     if config.k_start is not None and (k is None or not k <= config.k_start <= model.n_latents):
         raise ValueError(
-            f"`k_start` must be an int in [k, n_latents] of a model with a `k`; got {config.k_start} "
-            f"with k={k}, n_latents={model.n_latents}."
+            "`k_start` must be an int in [k, n_latents] of a model with a `k`; "
+            f"got {config.k_start} with k={k}, n_latents={model.n_latents}."
         )

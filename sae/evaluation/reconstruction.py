@@ -49,12 +49,12 @@ def evaluate(
     Returns
     -------
     dict
-        Ready for JSON. ``fvu`` (`sparsecode.metrics.fvu`), ``explained_variance`` (1 - fvu), ``mse`` (mean
-        over rows of the squared error summed over features), ``cosine`` (mean cosine of a row and its
-        reconstruction, not centered), ``l0`` (mean number of latents that fire on a row),
-        ``dead_fraction`` (latents that fired on none of these rows), ``dense_fraction`` (on more
-        than a tenth of them), ``firing_frequency`` (share of rows for each latent),
-        ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``.
+        Ready for JSON. ``fvu`` (`sparsecode.metrics.fvu`), ``explained_variance`` (1 - fvu),
+        ``mse`` (mean over rows of the squared error summed over features), ``cosine`` (mean
+        cosine of a row and its reconstruction, not centered), ``l0`` (mean number of latents
+        that fire on a row), ``dead_fraction`` (latents that fired on none of these rows),
+        ``dense_fraction`` (on more than a tenth of them), ``firing_frequency`` (share of rows
+        for each latent), ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``.
 
     Raises
     ------
@@ -72,15 +72,23 @@ def evaluate(
     batch_size = check_int("batch_size", batch_size, low=1)
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
-    rows, taken = rows_of(data, split=split, heldout_share=heldout_share, n_features=model.n_features)
+    rows, taken = rows_of(
+        data, split=split, heldout_share=heldout_share, n_features=model.n_features
+    )
     if rows is None:
-        raise ValueError(f"`data` must have held-out rows; heldout_share={heldout_share:g} leaves none.")
+        raise ValueError(
+            f"`data` must have held-out rows; heldout_share={heldout_share:g} leaves none."
+        )
     return {**measure(model, rows, batch_size, max_rows, progress), "split": taken}
 
 
 @torch.no_grad()
 def measure(
-    model: AbstractAutoencoder, rows: RowSource, batch_size: int, max_rows: int | None, progress: bool | None
+    model: AbstractAutoencoder,
+    rows: RowSource,
+    batch_size: int,
+    max_rows: int | None,
+    progress: bool | None,
 ) -> dict[str, Any]:
     """Return the metrics of `evaluate` on `rows`."""
     from tqdm.auto import tqdm

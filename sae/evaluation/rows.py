@@ -40,7 +40,8 @@ def rows_of(
     source = ArrayRows(data)
     if source.n_features != n_features:
         raise ValueError(
-            f"`data` must have shape (n_rows, n_features) = (any, {n_features}); got {tuple(data.shape)}."
+            f"`data` must have shape (n_rows, n_features) = (any, {n_features}); "
+            f"got {tuple(data.shape)}."
         )
     n_train = source.n_rows - round(source.n_rows * share)
     if split == "train":

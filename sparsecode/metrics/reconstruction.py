@@ -1,8 +1,8 @@
 """How much of the data a reconstruction leaves unexplained.
 
 The variance is taken around the mean of the whole data set in each dimension, as
-``numpy.var(x, axis=0).sum()``. Other formulas in use are not equivalent: around zero, a constant offset
-of the data looks explained; around each batch's mean, the value depends on the batch size.
+``numpy.var(x, axis=0).sum()``. Other formulas in use are not equivalent: around zero, a constant
+offset of the data looks explained; around each batch's mean, the value depends on the batch size.
 """
 
 import math
@@ -15,8 +15,8 @@ from torch import Tensor
 class ReconstructionSums:
     """The sums behind `fvu`, batch after batch, in float64.
 
-    Squared deviations from the mean are merged pairwise as in Chan et al., so neither the batch size nor
-    a large constant offset of the data changes the result.
+    Squared deviations from the mean are merged pairwise as in Chan et al., so neither the batch
+    size nor a large constant offset of the data changes the result.
 
     Parameters
     ----------
@@ -108,7 +108,8 @@ def fvu(x: Tensor | np.ndarray, reconstruction: Tensor | np.ndarray) -> float:
     Returns
     -------
     float
-        For rows that are all equal: 0 if they are reconstructed exactly, else infinity. NaN for no rows.
+        For rows that are all equal: 0 if they are reconstructed exactly, else infinity. NaN for
+        no rows.
 
     Examples
     --------

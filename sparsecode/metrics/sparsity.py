@@ -26,7 +26,8 @@ class FiringCounts:
     Examples
     --------
     >>> counts = FiringCounts(3)
-    >>> counts.add(SparseCodes(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[0, 1], [0, 2]]), 3))
+    >>> values, ids = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[0, 1], [0, 2]])
+    >>> counts.add(SparseCodes(values, ids, 3))
     >>> counts.frequency
     tensor([1.0000, 0.0000, 0.5000], dtype=torch.float64)
     >>> counts.l0, counts.dead_fraction
@@ -62,7 +63,9 @@ class FiringCounts:
     @property
     def dense_fraction(self) -> float:
         """Share of latents that fired on more than a tenth of the rows."""
-        return float((self.frequency > DENSE_SHARE).double().mean()) if len(self.counts_F) else math.nan
+        if not len(self.counts_F):
+            return math.nan
+        return float((self.frequency > DENSE_SHARE).double().mean())
 
     def histogram(self, n_bins: int = 30) -> dict[str, list[float] | list[int] | int]:
         """Return how many latents fire how often, in bins of log10 of the frequency.
@@ -75,8 +78,8 @@ class FiringCounts:
         Returns
         -------
         dict
-            ``log10_edges`` (n_bins + 1 numbers), ``counts`` (n_bins ints) and ``never`` (latents that never
-            fired and are in no bin).
+            ``log10_edges`` (n_bins + 1 numbers), ``counts`` (n_bins ints) and ``never``
+            (latents that never fired and are in no bin).
         """
         low = -math.log10(max(self.n_rows, 10))
         edges = torch.linspace(low, 0.0, n_bins + 1, dtype=torch.float64)
@@ -135,8 +138,8 @@ def dead_fraction(codes: SparseCodes | Tensor | np.ndarray) -> float:
 def hoyer(codes: SparseCodes | Tensor | np.ndarray) -> float:
     """Return Hoyer's sparseness, the mean over rows.
 
-    ``(sqrt(F) - ||a||_1 / ||a||_2) / (sqrt(F) - 1)``: 1 for a row with a single non-zero entry, 0 for
-    a row whose entries all have the same size.
+    ``(sqrt(F) - ||a||_1 / ||a||_2) / (sqrt(F) - 1)``: 1 for a row with a single non-zero entry,
+    0 for a row whose entries all have the same size.
 
     Parameters
     ----------

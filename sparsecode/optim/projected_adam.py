@@ -1,4 +1,4 @@
-"""Adam from PyTorch on dense gradients, with the same constraint on dictionary rows as `RowAdam`."""
+"""Adam from PyTorch on dense gradients, with the constraint on rows of `RowAdam`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +42,9 @@ class ProjectedAdam(torch.optim.Adam):
         super().__init__(params, lr=lr, betas=betas, eps=eps)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Project gradients of unit-norm rows, take Adam's step, scale the rows back."""
         loss = None
         if closure is not None:
@@ -50,10 +52,10 @@ class ProjectedAdam(torch.optim.Adam):
                 loss = closure()
         constrained = [view for view in self._unit_norm_rows() if view[1] is not None]
         for rows, gradient in constrained:
-            gradient -= (gradient * rows).sum(1, keepdim=True) * rows
+            gradient.sub_((gradient * rows).sum(1, keepdim=True) * rows)
         super().step()
         for rows, _ in constrained:
-            rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-30)
+            rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-30))
         return loss
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from sparsecode.training.checkpoint import RunFolder as RunFolder
 from sparsecode.training.config import TrainConfig as TrainConfig
 from sparsecode.training.dead_latents import DeadLatents as DeadLatents
 from sparsecode.training.loop import new_state as new_state
+from sparsecode.training.loop import start_training as start_training
 from sparsecode.training.loop import take_step as take_step
 from sparsecode.training.loop import train as train
 from sparsecode.training.schedules import default_learning_rate as default_learning_rate

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -13,13 +14,13 @@ from sparsecode._checks import check_int
 class ArrayRows:
     """The rows of a matrix in memory, or of a memory-mapped one.
 
-    Each epoch is a new permutation of all rows, drawn from the seed and the number of the epoch. Batches run
-    across the ends of epochs, so all are full, and the order of rows does not depend on the
-    batch size.
+    Each epoch is a new permutation of all rows, drawn from the seed and the number of the
+    epoch. Batches run across the ends of epochs, so all are full, and the order of rows does
+    not depend on the batch size.
 
     Parameters
     ----------
-    array : array or Tensor of shape (N, D)
+    array : array, SciPy CSR matrix or Tensor of shape (N, D)
         Real numbers; NaN and infinity are refused when they are met.
 
     Examples
@@ -31,12 +32,16 @@ class ArrayRows:
     (tensor([0., 1., 2.]), tensor([0., 1., 2.]))
     """
 
-    def __init__(self, array: np.ndarray | Tensor) -> None:
-        if not isinstance(array, (np.ndarray, Tensor)):
-            raise TypeError(f"`data` must be an array or a tensor; got {type(array).__name__}.")
+    def __init__(self, array: Any) -> None:
+        is_csr = scipy.sparse.issparse(array) and array.format == "csr"
+        if not (is_csr or isinstance(array, (np.ndarray, Tensor))):
+            raise TypeError(
+                f"`data` must be an array, a CSR matrix or a tensor; got {type(array).__name__}."
+            )
         if array.ndim != 2 or 0 in array.shape:
             raise ValueError(
-                f"`data` must have shape (n_rows, n_features) with at least one row; got {tuple(array.shape)}."
+                "`data` must have shape (n_rows, n_features) with at least one row; "
+                f"got {tuple(array.shape)}."
             )
         self.array = array
         self.n_rows, self.n_features = (int(size) for size in array.shape)
@@ -75,6 +80,8 @@ class ArrayRows:
         return torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(mixed))
 
     def _floating(self, part: Any) -> Tensor:
+        if scipy.sparse.issparse(part):
+            part = part.toarray()
         # A copy when numpy owns the memory: it may be read-only, and the batch is ours to keep.
         tensor = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
         return tensor if tensor.is_floating_point() else tensor.float()

@@ -4,6 +4,7 @@
 replaced atomically after that file lies on the disk. Until then the checkpoint before it is whole.
 """
 
+import json
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-import sparsecode.io as io
+from sparsecode import io
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 CHECKPOINT, MODEL = "checkpoint", "model"
@@ -77,7 +78,10 @@ class RunFolder:
         overwrite: bool = False,
     ) -> None:
         if resume and overwrite:
-            raise ValueError("`resume` and `overwrite` must not both be True; got both. Choose one.")
+            raise ValueError(
+                "`resume` and `overwrite` must not both be True; got both. Choose one."
+            )
+        identity = json.loads(json.dumps(identity))  # tuples become lists, as when read back
         self.path = Path(path)
         self.checkpoint: Checkpoint | None = None
         self.run_id = uuid.uuid4().hex[:12]
@@ -88,15 +92,20 @@ class RunFolder:
         if self._holds_run():
             if not resume:
                 raise FileExistsError(
-                    f"`out_dir` must be new or empty; {self.path} holds {self._what_it_holds()}. Use "
-                    "fit(resume=True) to go on with it or fit(overwrite=True) to remove it."
+                    f"`out_dir` must be new or empty; {self.path} holds {self._what_it_holds()}. "
+                    "Use fit(resume=True) to go on with it or fit(overwrite=True) to remove it."
                 )
             self._check_same_run(identity, free)
             self.checkpoint = self._read()
         self._sweep()
         io.write_json(
             self.path / CONFIG,
-            {"format": RUN_FORMAT, "format_version": FORMAT_VERSION, "run_id": self.run_id, **identity},
+            {
+                "format": RUN_FORMAT,
+                "format_version": FORMAT_VERSION,
+                "run_id": self.run_id,
+                **identity,
+            },
         )
 
     def save(
@@ -133,17 +142,22 @@ class RunFolder:
         if not path.exists():
             return None
         state = io.read_json(path)
-        if state.get("format") != CHECKPOINT_FORMAT or state.get("format_version") != FORMAT_VERSION:
+        if (
+            state.get("format") != CHECKPOINT_FORMAT
+            or state.get("format_version") != FORMAT_VERSION
+        ):
             raise ValueError(
                 f"`{path}` must be of format {CHECKPOINT_FORMAT} version {FORMAT_VERSION}; got "
                 f"{state.get('format')!r} version {state.get('format_version')!r}."
             )
         if state["run_id"] != self.run_id:
             raise ValueError(
-                f"`{path}` must belong to the run of {self.path / CONFIG} ({self.run_id}); it belongs to "
-                f"{state['run_id']}. Restore the folder from a copy."
+                f"`{path}` must belong to the run of {self.path / CONFIG} ({self.run_id}); "
+                f"it belongs to {state['run_id']}. Restore the folder from a copy."
             )
-        tensors = io.load_tensors(path.parent / state["tensors"]["file"], sha256=state["tensors"]["sha256"])
+        tensors = io.load_tensors(
+            path.parent / state["tensors"]["file"], sha256=state["tensors"]["sha256"]
+        )
         return Checkpoint(tensors, state["numbers"], state["constants"], state["log"])
 
     def _holds_run(self) -> bool:
@@ -156,9 +170,13 @@ class RunFolder:
             return "files already"
         return f"a run saved at step {step}"
 
-    def _check_same_run(self, identity: Mapping[str, Mapping[str, Any]], free: frozenset[str]) -> None:
+    def _check_same_run(
+        self, identity: Mapping[str, Mapping[str, Any]], free: frozenset[str]
+    ) -> None:
         if not (self.path / CONFIG).exists():
-            raise ValueError(f"`{self.path}` must hold {CONFIG} to be resumed; it does not. Use overwrite=True.")
+            raise ValueError(
+                f"`{self.path}` must hold {CONFIG} to be resumed; it does not. Use overwrite=True."
+            )
         stored = io.read_json(self.path / CONFIG)
         self._check_format(stored)
         self.run_id = stored["run_id"]
@@ -171,15 +189,16 @@ class RunFolder:
                     changes.append(f"{part} {name}={old!r}, now {new!r}")
         if changes:
             raise ValueError(
-                f"`resume` must go on with the run in {self.path} as it was started; it was started with "
+                f"`resume` must go on with the run in {self.path} as it was started, with "
                 f"{'; '.join(changes)}. Restore that, or use another `out_dir`."
             )
 
     def _check_format(self, stored: Mapping[str, Any]) -> None:
         if stored.get("format") != RUN_FORMAT or stored.get("format_version") != FORMAT_VERSION:
             raise ValueError(
-                f"`{self.path / CONFIG}` must be of format {RUN_FORMAT} version {FORMAT_VERSION}; got "
-                f"{stored.get('format')!r} version {stored.get('format_version')!r}. Use another `out_dir`."
+                f"`{self.path / CONFIG}` must be of format {RUN_FORMAT} version {FORMAT_VERSION}; "
+                f"got {stored.get('format')!r} version {stored.get('format_version')!r}. "
+                "Use another `out_dir`."
             )
 
     def _remove_run(self) -> None:
@@ -187,8 +206,8 @@ class RunFolder:
         config = self.path / CONFIG
         if config.exists() and RUN_FORMAT.encode() not in config.read_bytes():
             raise ValueError(
-                f"`overwrite` must not remove what is not a training run; {config} is something else. "
-                "Use another `out_dir`."
+                f"`overwrite` must not remove what is not a training run; {config} is something "
+                "else. Use another `out_dir`."
             )
         for name in (CHECKPOINT, MODEL, "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)

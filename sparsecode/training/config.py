@@ -25,7 +25,7 @@ class TrainConfig:
     """Rows (tokens) of one optimizer step."""
 
     n_steps: int = 1000
-    """Optimizer steps. The schedules depend on it, so a run cannot be resumed with another number."""
+    """Optimizer steps. The schedules depend on it: a run cannot be resumed with another number."""
 
     lr: float | None = None
     """Highest learning rate; None takes `sparsecode.training.default_learning_rate`."""
@@ -53,8 +53,8 @@ class TrainConfig:
     """Of the order of the rows and of whatever the model draws in training."""
 
     k_start: int | None = None
-    """For architectures with a `k`: latents kept at the first step, falling linearly to `k`. None keeps
-    `k` throughout."""
+    """For architectures with a `k`: latents kept at the first step, falling linearly to `k`.
+    None keeps `k` throughout."""
 
     k_anneal_share: float = 0.1
     """Share of the steps over which k falls from `k_start`."""
@@ -82,12 +82,12 @@ class TrainConfig:
     writes nothing."""
 
     save_every: int | None = None
-    """Steps between checkpoints; None takes a tenth of the run, at least 100. A checkpoint is written
-    at the end and on Ctrl-C too."""
+    """Steps between checkpoints; None takes a tenth of the run, at least 100. A checkpoint is
+    written at the end and on Ctrl-C too."""
 
     optimizer: Literal["auto", "row_adam", "adam"] = "auto"
-    """"row_adam" makes gradient rows from sparse lists where it uses them; "adam" is torch's on dense
-    gradients, for comparison. "auto" is "row_adam"."""
+    """"row_adam" makes gradient rows from sparse lists where it uses them; "adam" is torch's on
+    dense gradients, for comparison. "auto" is "row_adam"."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """"bf16" computes in bfloat16 where that is safe (autocast) with float32 weights; needs a GPU.
@@ -115,7 +115,9 @@ class TrainConfig:
                 set_field(name, check_float(name, getattr(self, name), low=0.0, open_low=True))
         for name in ("warmup_share", "decay_share", "k_anneal_share"):
             set_field(name, check_float(name, getattr(self, name), low=0.0, high=1.0))
-        set_field("heldout_share", check_float("heldout_share", self.heldout_share, low=0.0, high=0.9))
+        set_field(
+            "heldout_share", check_float("heldout_share", self.heldout_share, low=0.0, high=0.9)
+        )
         set_field("seed", check_int("seed", self.seed, low=0, high=2**63 - 1))
         set_field("eps", check_float("eps", self.eps, low=0.0))
         set_field("betas", _checked_betas(self.betas))
@@ -150,7 +152,7 @@ class TrainConfig:
         return min(10_000_000, max(1, self.n_steps * self.batch_size // 10))
 
     def is_due(self, step: int, every: int | None) -> bool:
-        """Whether something that happens each `every` steps, and after the last, happens at `step`."""
+        """Whether what happens each `every` steps, and after the last one, happens at `step`."""
         if every is None:
             every = max(100, self.n_steps // 10)
         return step % every == 0 or step == self.n_steps

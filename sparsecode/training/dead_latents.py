@@ -9,8 +9,8 @@ from sparsecode.codes import SparseCodes
 class DeadLatents:
     """Counts rows since each latent last fired; the counts never leave their device.
 
-    A latent fires on a row if its value there is not 0. A step may come in several parts: `see` each,
-    then `advance` once, and the counts are those of one large batch.
+    A latent fires on a row if its value there is not 0. A step may come in several parts: `see`
+    each, then `advance` once, and the counts are those of one large batch.
 
     Parameters
     ----------
@@ -28,8 +28,9 @@ class DeadLatents:
     Examples
     --------
     >>> dead = DeadLatents(3, dead_after=4)
+    >>> values, ids = torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[0, 1], [0, 2]])
     >>> for _ in range(2):
-    ...     dead.see(SparseCodes(torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[0, 1], [0, 2]]), 3))
+    ...     dead.see(SparseCodes(values, ids, 3))
     ...     dead.advance(2)
     >>> dead.since_fired
     tensor([0, 4, 0])
@@ -37,7 +38,9 @@ class DeadLatents:
     tensor([False,  True, False])
     """
 
-    def __init__(self, n_latents: int, *, dead_after: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, n_latents: int, *, dead_after: int, device: str | torch.device = "cpu"
+    ) -> None:
         self.dead_after = dead_after
         self.since_fired = torch.zeros(n_latents, dtype=torch.int64, device=device)
         self.rows_seen = 0

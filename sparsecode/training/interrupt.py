@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """While the block runs, the first Ctrl-C only sets `requested`; the second one interrupts at once.
+    """While the block runs, the first Ctrl-C only sets `requested`; the second interrupts.
 
     Does nothing outside the main thread and where somebody else handles Ctrl-C already.
 

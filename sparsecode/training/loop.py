@@ -1,12 +1,12 @@
 """The one training loop: it knows steps, rows and dead latents; the task knows the rest."""
 
+import math
 from contextlib import closing
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sparsecode.training.checkpoint import RunFolder
+from sparsecode.training.checkpoint import Checkpoint, RunFolder
 from sparsecode.training.config import TrainConfig
 from sparsecode.training.dead_latents import DeadLatents
 from sparsecode.training.interrupt import StopRequest
@@ -54,7 +54,7 @@ def train(
     KeyboardInterrupt
         After Ctrl-C; the present step is finished and saved, and the message says how to go on.
     """
-    device = _weights(task).device
+    device, checkpoint = _weights(task).device, folder.checkpoint if folder else None
     peak_rate = config.lr or default_learning_rate(
         n_latents=task.n_latents,
         n_features=source.n_features,
@@ -64,7 +64,7 @@ def train(
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         StopRequest() as stop,
-        closing(_start_or_restore(task, source, config, folder)) as state,
+        closing(start_training(task, source, config, checkpoint=checkpoint)) as state,
         closing(Metrics.open(config, folder, state)) as metrics,
         closing(
             source.batches(config.batch_size, seed=config.seed, start_row=state.rows)
@@ -79,11 +79,11 @@ def train(
                 warmup_share=config.warmup_share,
                 decay_share=config.decay_share,
             )
-            logged = take_step(task, config, state, batch, rate)
+            take_step(task, config, state, batch, rate)
             metrics.advance()
 
             if config.is_due(state.step, config.log_every):
-                metrics.write(state, "train", logged | _observed(state))
+                metrics.write(state, "train", {"lr": rate, **_observed(task, source, state)})
             if config.is_due(state.step, config.eval_every):
                 metrics.write(state, "heldout", task.evaluate())
             if folder and (stop.requested or config.is_due(state.step, config.save_every)):
@@ -114,7 +114,7 @@ def new_state(task: AbstractTask, config: TrainConfig) -> TrainState:
 
 def take_step(
     task: AbstractTask, config: TrainConfig, state: TrainState, batch: Tensor, rate: float
-) -> dict[str, float]:
+) -> None:
     """Take one optimizer step; `train` and the estimators' ``partial_fit`` consist of these.
 
     Parameters
@@ -127,14 +127,9 @@ def take_step(
         Finite rows, on any device.
     rate : float
         Learning rate of this step.
-
-    Returns
-    -------
-    dict of str to float
-        What to log of the schedules.
     """
     set_learning_rate(state.optimizer, rate)
-    logged = task.set_progress(min(1.0, state.step / config.n_steps))
+    task.set_progress(min(1.0, state.step / config.n_steps))
     _accumulate_gradients(task, config, state, batch)
     if config.max_grad_norm is not None:
         state.optimizer.clip_grad_norm_(config.max_grad_norm)
@@ -143,22 +138,38 @@ def take_step(
     state.dead.advance(len(batch))
     state.step += 1
     state.rows += len(batch)
-    return {"lr": rate, **logged}
 
 
-def _start_or_restore(task, source, config, folder) -> TrainState:
-    """Return the state before the next step to take."""
+def start_training(
+    task: AbstractTask,
+    source: RowSource,
+    config: TrainConfig,
+    *,
+    checkpoint: Checkpoint | None = None,
+) -> TrainState:
+    """Let a task start on its data, or go on from a checkpoint; sets torch's random state.
+
+    Parameters
+    ----------
+    task : AbstractTask
+    source : RowSource
+    config : TrainConfig
+    checkpoint : Checkpoint or None, default=None
+
+    Returns
+    -------
+    TrainState
+        Before the next step to take.
+    """
+    if checkpoint is not None:
+        task.constants = checkpoint.constants
+        state = new_state(task, config)
+        state.restore(checkpoint.tensors, checkpoint.numbers)
+        return state
     torch.manual_seed(config.seed)
     weights = _weights(task)
-    checkpoint = folder.checkpoint if folder else None
-    if checkpoint:
-        task.constants = checkpoint.constants
-    else:
-        task.start(_sample(source, config).to(weights.device, weights.dtype))
-    state = new_state(task, config)
-    if checkpoint:
-        state.restore(checkpoint.tensors, checkpoint.numbers)
-    return state
+    task.start(_sample(source, config).to(weights.device, weights.dtype))
+    return new_state(task, config)
 
 
 def _accumulate_gradients(task, config, state, batch) -> None:
@@ -175,41 +186,52 @@ def _accumulate_gradients(task, config, state, batch) -> None:
         state.means.add({"loss": losses.total, **losses.observed, "l0": l0}, len(part))
 
 
-def _observed(state) -> dict[str, float]:
+def _observed(task, source, state) -> dict[str, float]:
     """Return the means since the last row of metrics, after a look at them."""
     n_rows, means = state.means.n_rows, state.means.read()
-    if not all(value - value == 0 for value in means.values()):
+    if not all(math.isfinite(value) for value in means.values()):
+        _name_bad_rows(source)
         raise FloatingPointError(
-            f"The loss must be finite; it became NaN or infinite within the {n_rows} rows before the "
-            f"end of step {state.step}. Use a lower `lr`, or a `max_grad_norm`."
+            f"The loss must be finite; it became NaN or infinite within the {n_rows} rows before "
+            f"the end of step {state.step}. Use a lower `lr`, or a `max_grad_norm`."
         )
-    return means | {"dead_fraction": float(state.dead.fraction())} | state.clock.lap(n_rows)
+    dead = {"dead_fraction": float(state.dead.fraction())}
+    return means | dead | task.scheduled() | state.clock.lap(n_rows)
 
 
 def _refuse_bad_weights(state) -> None:
     if not state.is_finite():
         raise FloatingPointError(
-            f"The weights must be finite to be saved; they are not after step {state.step}. Use a lower "
-            "`lr`, or a `max_grad_norm`. The checkpoint before stays as it is."
+            f"The weights must be finite to be saved; they are not after step {state.step}. Use a "
+            "lower `lr`, or a `max_grad_norm`. The checkpoint before stays as it is."
         )
 
 
 def _refuse_bad_rows(batch: Tensor, source: RowSource) -> None:
-    """Refuse NaN and infinity before they reach the weights."""
-    total = batch.sum(dtype=torch.float64 if batch.dtype == torch.float64 else torch.float32)
-    if bool(torch.isfinite(total)) or bool(torch.isfinite(batch).all()):
-        return
+    """Refuse NaN and infinity before they reach the weights.
+
+    A batch on a GPU is not waited for: there the loss shows them later.
+    """
+    if batch.device.type == "cpu":
+        total = batch.sum(dtype=torch.float64 if batch.dtype == torch.float64 else torch.float32)
+        if not bool(torch.isfinite(total)) and not bool(torch.isfinite(batch).all()):
+            _name_bad_rows(source)
+
+
+def _name_bad_rows(source: RowSource) -> None:
+    """Raise with the places of rows that are not finite, if there are any."""
     first, last, count = None, None, 0
-    for start in range(0, source.n_rows, SCAN_ROWS):  # the batch is shuffled: look for their places
+    for start in range(0, source.n_rows, SCAN_ROWS):
         bad = ~torch.isfinite(source.rows(start, min(start + SCAN_ROWS, source.n_rows))).all(1)
         places = bad.nonzero().flatten() + start
         if len(places):
             first = int(places[0]) if first is None else first
             last, count = int(places[-1]), count + len(places)
-    raise ValueError(
-        f"`data` must be finite; got NaN or infinity in {count} of {source.n_rows} rows, between row {first} "
-        f"and row {last}. Drop or repair them first."
-    )
+    if count:
+        raise ValueError(
+            f"`data` must be finite; got NaN or infinity in {count} of {source.n_rows} rows, "
+            f"between row {first} and row {last}. Drop or repair them first."
+        )
 
 
 def _sample(source, config) -> Tensor:
@@ -228,5 +250,5 @@ def _weights(task) -> Tensor:
 def _how_to_go_on(state, config, folder) -> str:
     done = f"Training was stopped after step {state.step} of {config.n_steps}"
     if folder is None:
-        return f"{done}; nothing was saved since `out_dir` is None. The model keeps its present weights."
-    return f"{done} and saved in {Path(folder.path)}. Go on with fit(resume=True)."
+        return f"{done}; nothing was saved since `out_dir` is None. The model keeps its weights."
+    return f"{done} and saved in {folder.path}. Go on with fit(resume=True)."

@@ -5,7 +5,9 @@ import math
 from sparsecode._checks import check_int
 
 
-def default_learning_rate(*, n_latents: int, n_features: int, n_steps: int, batch_size: int) -> float:
+def default_learning_rate(
+    *, n_latents: int, n_features: int, n_steps: int, batch_size: int
+) -> float:
     """Return the highest learning rate that suits a run.
 
     Parameters
@@ -39,7 +41,9 @@ def default_learning_rate(*, n_latents: int, n_features: int, n_steps: int, batc
     return 3e-3
 
 
-def learning_rate_factor(step: int, *, n_steps: int, warmup_share: float, decay_share: float) -> float:
+def learning_rate_factor(
+    step: int, *, n_steps: int, warmup_share: float, decay_share: float
+) -> float:
     """Return the factor of the learning rate at a step: up, level, and linearly down to zero.
 
     Parameters

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sparsecode.io as io
+from sparsecode import io
 from sparsecode.training.checkpoint import METRICS, RunFolder
 from sparsecode.training.config import TrainConfig
 from sparsecode.training.state import TrainState
@@ -54,9 +54,9 @@ class JsonLines(AbstractSink):
             kept = path.read_bytes()[: position["bytes"]]
             if hashlib.sha256(kept).hexdigest() != position["sha256"]:
                 raise io.CorruptFileError(
-                    f"`{path}` must begin with the {position['bytes']} bytes that were written before "
-                    "the checkpoint; its SHA-256 differs. Restore it, or delete it to go on without "
-                    "the earlier metrics."
+                    f"`{path}` must begin with the {position['bytes']} bytes that were written "
+                    "before the checkpoint; its SHA-256 differs. Restore it, or delete it to go on "
+                    "without the earlier metrics."
                 )
             self.rows = [json.loads(line) for line in kept.splitlines()]
         with io.one_sentence(path):
@@ -142,7 +142,9 @@ class TensorBoard(AbstractSink):
         _need("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=start + 1 if start else None
+        )
 
     def write(self, row: Row) -> None:
         """Add one point to each curve."""
@@ -221,12 +223,16 @@ class Metrics:
         bar = ProgressBar(config.n_steps, start=state.step, show=config.progress)
         if folder is None:
             return cls(bar)
-        lines = JsonLines(folder.path / METRICS, folder.checkpoint.log if folder.checkpoint else None)
+        lines = JsonLines(
+            folder.path / METRICS, folder.checkpoint.log if folder.checkpoint else None
+        )
         others: list[AbstractSink] = []
         if "tensorboard" in config.loggers:
             others.append(TensorBoard(folder.path, start=state.step))
         if "wandb" in config.loggers:
-            others.append(WeightsAndBiases(folder.path, run_id=folder.run_id, config=config.to_dict()))
+            others.append(
+                WeightsAndBiases(folder.path, run_id=folder.run_id, config=config.to_dict())
+            )
         return cls(bar, lines, others)
 
     def write(self, state: TrainState, split: str, values: Mapping[str, Any] | None) -> None:

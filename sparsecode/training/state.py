@@ -16,7 +16,7 @@ MODEL, OPTIMIZER, MEANS = "model.", "optimizer.", "means."
 
 
 class RunningMeans:
-    """Means of scalars over the rows since the last reading; adding to them never waits for a GPU."""
+    """Means of scalars over the rows since the last reading; adding never waits for a GPU."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}

@@ -27,7 +27,9 @@ class RowSource(Protocol):
         """Return rows in their stored order."""
         ...
 
-    def batches(self, batch_size: int, *, seed: int, start_row: int) -> Generator[Tensor, None, None]:
+    def batches(
+        self, batch_size: int, *, seed: int, start_row: int
+    ) -> Generator[Tensor, None, None]:
         """Yield full batches without end, after skipping `start_row` rows of the stream."""
         ...
 
@@ -71,12 +73,16 @@ class AbstractTask(ABC):
         """Return groups for `RowAdam`, each with the ``lr_scale`` that its parameters live on."""
 
     @abstractmethod
-    def set_progress(self, progress: float) -> dict[str, float]:
-        """Follow the schedules at a share of the run in [0, 1); return what to log of them."""
+    def set_progress(self, progress: float) -> None:
+        """Follow the schedules at a share of the run in [0, 1); called before each step."""
 
     @abstractmethod
     def losses(self, batch: Tensor, dead_latents: Tensor | None) -> StepLosses:
         """Return the losses of a batch on the device and in the dtype of the module."""
+
+    @abstractmethod
+    def scheduled(self) -> dict[str, float]:
+        """Return what to log of the schedules of the last step."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any] | None:
