@@ -43,6 +43,11 @@ class ArrayRows:
                 "`data` must have shape (n_rows, n_features) with at least one row; "
                 f"got {tuple(array.shape)}."
             )
+        complex_or_text = (
+            array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "fiub"
+        )
+        if complex_or_text:
+            raise TypeError(f"`data` must hold real numbers; got dtype {array.dtype}.")
         self.array = array
         self.n_rows, self.n_features = (int(size) for size in array.shape)
 
@@ -82,6 +87,7 @@ class ArrayRows:
     def _floating(self, part: Any) -> Tensor:
         if scipy.sparse.issparse(part):
             part = part.toarray()
-        # A copy when numpy owns the memory: it may be read-only, and the batch is ours to keep.
-        tensor = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-        return tensor if tensor.is_floating_point() else tensor.float()
+        if not isinstance(part, Tensor):
+            # A copy: the memory may be read-only or in the byte order of another machine.
+            part = torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
+        return part if part.is_floating_point() else part.float()
