@@ -1,0 +1,172 @@
+"""Hookpoints: modules named by glob, their outputs caught, the rest of the model not run."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsecode._checks import near_matches
+
+Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+class _AllCaught(BaseException):
+    """Raised by the last hook to leave the forward pass; BaseException, so no model catches it."""
+
+
+def match_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the modules that any of the glob patterns matches, in natural order.
+
+    ``*`` and ``?`` stand for characters of one part of a dotted name, ``[0-3]`` for one character
+    of a set, ``**`` for one or more whole parts: ``encoder.layer.*`` matches the layers and not the
+    modules inside them.
+
+    Parameters
+    ----------
+    model : Module
+    patterns : sequence of str
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If a pattern matches no module; close names are offered.
+
+    Examples
+    --------
+    >>> model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(2, 2) for _ in range(11))})
+    >>> match_hookpoints(model, ["layers.1*", "layers.[02]"])
+    ['layers.0', 'layers.1', 'layers.2', 'layers.10']
+    """
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"`hookpoints` must be a list of module names or globs; got {patterns!r}.")
+    names = [name for name, _ in model.named_modules() if name]
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = [name for name in names if _regex(pattern).fullmatch(name)]
+        if not matches:
+            hint = near_matches(pattern, names) or f" It has {', '.join(map(repr, names[:3]))}, ..."
+            raise ValueError(
+                f"`hookpoints` must name modules of the {type(model).__name__}; {pattern!r} "
+                f"matches none.{hint}"
+            )
+        found.update(matches)
+    return sorted(found, key=_natural)
+
+
+@contextmanager
+def capture(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[Run]:
+    """Run a model up to the last of the given modules, and catch what these put out.
+
+    The model is in eval mode inside the block. Whatever happens, leaving the block removes the
+    hooks and gives every module back its training flag.
+
+    Parameters
+    ----------
+    model : Module
+    hookpoints : sequence of str
+        Names as `match_hookpoints` returns them.
+
+    Yields
+    ------
+    callable
+        Takes token ids and attention mask, (batch, tokens) each, and returns hookpoint -> Tensor of
+        shape (batch, tokens, n_features) on the model's device.
+    """
+    caught: dict[str, Tensor] = {}
+    accepted = inspect.signature(model.forward).parameters
+    first = "input_ids" if "input_ids" in accepted else next(iter(accepted))
+    device = next(model.parameters()).device
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            caught.setdefault(name, _tensor_of(output, name))
+            if len(caught) == len(hookpoints):
+                raise _AllCaught
+
+        return hook
+
+    def run(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        caught.clear()
+        inputs: dict[str, Any] = {first: ids.to(device)}
+        if "attention_mask" in accepted:
+            inputs["attention_mask"] = mask.to(device)
+        if "use_cache" in accepted:
+            inputs["use_cache"] = False
+        try:
+            with torch.inference_mode():
+                model(**inputs)
+        except _AllCaught:
+            pass
+        missing = [name for name in hookpoints if name not in caught]
+        if missing:
+            raise ValueError(
+                f"`hookpoints` must be run by the model's forward pass; {missing[0]!r} was not. "
+                "Choose another module."
+            )
+        return {name: _check_output(caught[name], name, ids.shape) for name in hookpoints}
+
+    flags = [(module, module.training) for module in model.modules()]
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook_for(name)) for name in hookpoints]
+    try:
+        model.eval()
+        yield run
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, flag in flags:
+            module.training = flag
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    parts = [r"[^.]+(\.[^.]+)*" if part == "**" else _part(part) for part in pattern.split(".")]
+    return re.compile(r"\.".join(parts))
+
+
+def _part(part: str) -> str:
+    tokens = re.split(r"(\*|\?|\[!?[^\]]+\])", part)
+    special = {"*": "[^.]*", "?": "[^.]"}
+    return "".join(
+        special.get(token, token.replace("[!", "[^") if token.startswith("[") else re.escape(token))
+        for token in tokens
+    )
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which layer 10 comes after layer 2."""
+    pieces = re.split(r"(\d+)", name)
+    return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in pieces]
+
+
+def _tensor_of(output: Any, name: str) -> Tensor:
+    """Return the activations in a module's output: itself, its first entry, or its hidden state."""
+    if isinstance(output, Mapping):  # a transformers ModelOutput is an OrderedDict
+        output = output.get("last_hidden_state", next(iter(output.values()), None))
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the output of hookpoint {name!r} must be a tensor or start with one; "
+            f"got {type(output).__name__}. Choose another module."
+        )
+    return output
+
+
+def _check_output(output: Tensor, name: str, shape: torch.Size) -> Tensor:
+    if output.ndim != 3 or output.shape[:2] != shape or not output.is_floating_point():
+        wanted = f"(batch, tokens, n_features) = ({shape[0]}, {shape[1]}, any)"
+        raise ValueError(
+            f"the output of hookpoint {name!r} must be floating, of shape {wanted}; got "
+            f"{output.dtype} {tuple(output.shape)}. Choose another module."
+        )
+    return output

@@ -1,0 +1,198 @@
+"""Loading a transformers model and its tokenizer, and saying exactly which ones they were."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsecode._checks import check_int
+
+_SAMPLES = 64  # values of each parameter that go into the fingerprint
+_SPECIAL = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_token_id")
+DEFAULT_CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with all that the writer asks about it; ``tokenizer`` may be None."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+
+    @property
+    def special_ids(self) -> set[int]:
+        """Tokens that frame a text: begin, end, separators, padding; not unknown or mask."""
+        source = (
+            self.tokenizer if self.tokenizer is not None else getattr(self.model, "config", None)
+        )
+        ids = {getattr(source, name, None) for name in _SPECIAL}
+        return {number for number in ids if isinstance(number, int)}
+
+    @property
+    def pad_id(self) -> int | None:
+        """The padding token, where it is not a token of text or an end of text at the same time."""
+        source = (
+            self.tokenizer if self.tokenizer is not None else getattr(self.model, "config", None)
+        )
+        pad = getattr(source, "pad_token_id", None)
+        return (
+            pad if isinstance(pad, int) and pad != getattr(source, "eos_token_id", None) else None
+        )
+
+    @property
+    def n_tokens(self) -> int | None:
+        """Size of the model's token embedding, if it says."""
+        find = getattr(self.model, "get_input_embeddings", None)
+        embedding = None if find is None else find()
+        return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
+
+    def context_length(self, wanted: int | None) -> int:
+        """Return the context to use: `wanted`, or 256 or the model's longest if that is less."""
+        config = getattr(self.model, "config", None)
+        limits = [
+            limit
+            for limit in (
+                getattr(config, "max_position_embeddings", None),
+                getattr(config, "n_positions", None),
+                getattr(self.tokenizer, "model_max_length", None),
+            )
+            if isinstance(limit, int) and 0 < limit < 10**9
+        ]
+        longest = min(limits, default=None)
+        if wanted is None:
+            return min(DEFAULT_CONTEXT, *limits) if limits else DEFAULT_CONTEXT
+        return check_int(
+            "context_length", wanted, low=1, high=longest, high_name="model's longest context"
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what identifies the model and the tokenizer, for a manifest."""
+        config = getattr(self.model, "config", None)
+        return {
+            "model": {
+                "name": self.name,
+                "class": type(self.model).__name__,
+                "type": getattr(config, "model_type", None),
+                "revision": getattr(config, "_commit_hash", None),
+                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+                "fingerprint": _model_fingerprint(self.model),
+            },
+            "tokenizer": None
+            if self.tokenizer is None
+            else {
+                "name": str(getattr(self.tokenizer, "name_or_path", "")),
+                "class": type(self.tokenizer).__name__,
+                "fingerprint": hashlib.sha256(json.dumps(self.pieces()).encode()).hexdigest(),
+            },
+        }
+
+    def pieces(self) -> list[str]:
+        """Return the text piece of every token id of the tokenizer."""
+        pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        return ["" if piece is None else piece for piece in pieces]
+
+
+def load(
+    model: Any, tokenizer: Any, device: str | torch.device | None
+) -> tuple[Loaded, Callable[[], None]]:
+    """Return the model on its device, and a function that puts an object back where it was.
+
+    Parameters
+    ----------
+    model : str, path or Module
+        A name or a folder is loaded with ``AutoModel``; code that comes with a model is never run.
+    tokenizer : str, path, tokenizer object or None
+        None takes the one of the model's name or folder, and none for an object.
+    device : device or None
+        None leaves an object where it is, and takes the GPU, if there is one, for a name.
+    """
+    if isinstance(model, nn.Module):
+        parameter = next(model.parameters(), torch.zeros(0))
+        home = parameter.device
+        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+        if device is not None and torch.device(device) != home:
+            model.to(device)
+        return Loaded(model, _tokenizer(tokenizer), name), lambda: _move(model, home)
+    if not isinstance(model, (str, Path)):
+        raise TypeError(
+            f"`model` must be a name, a folder or a torch module; got {type(model).__name__}."
+        )
+    name = str(model)
+    try:
+        loaded = _load_quietly(name)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`model` must be a transformers model on the Hugging Face hub or a folder with one; "
+            f"{name!r} could not be loaded ({first})"
+        ) from None
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    words = _tokenizer_beside(name) if tokenizer is None else _tokenizer(tokenizer)
+    return Loaded(loaded.to(device), words, name), lambda: None
+
+
+def _load_quietly(name: str) -> nn.Module:
+    transformers = _transformers()
+    log = transformers.utils.logging
+    shown = log.is_progress_bar_enabled()
+    log.disable_progress_bar()
+    try:
+        return transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
+    finally:
+        if shown:
+            log.enable_progress_bar()
+
+
+def _move(model: nn.Module, home: torch.device) -> None:
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device != home:
+        model.to(home)
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    if isinstance(tokenizer, (str, Path)):
+        return _transformers().AutoTokenizer.from_pretrained(
+            str(tokenizer), trust_remote_code=False
+        )
+    return tokenizer
+
+
+def _tokenizer_beside(name: str) -> Any:
+    """Return the tokenizer that comes with a model, or None: token ids need none."""
+    try:
+        return _tokenizer(name)
+    except (OSError, ValueError):
+        return None
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError(
+            "`transformers` must be installed to load a model by name; it is not. "
+            "Run: pip install 'sparsecode[llm]'"
+        ) from None
+    return transformers
+
+
+def _model_fingerprint(model: nn.Module) -> str:
+    """Hash names, shapes and evenly spread values of all parameters: cheap at any size of model."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(_samples(parameter.detach()).tobytes())
+    return digest.hexdigest()
+
+
+def _samples(parameter: Tensor) -> Any:
+    flat = parameter.reshape(-1)
+    step = max(1, flat.numel() // _SAMPLES)
+    return flat[::step][:_SAMPLES].float().cpu().numpy()

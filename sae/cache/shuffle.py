@@ -1,0 +1,83 @@
+"""The order in which rows are read: a function of the seed and of nothing else that can change.
+
+An epoch visits every row once. Rows come in blocks; the blocks of an epoch are permuted, then cut
+into windows of at most a given number of rows, and the rows of a window are permuted. With one
+window, the usual case of data that fit in it, this is a uniform permutation of all rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Window:
+    """Blocks that are read together.
+
+    ``blocks`` are the blocks in reading order, ``places[starts[i] + j]`` is where row j of the i-th
+    of them goes. Rows with a negative place were served before the stream was resumed.
+    """
+
+    blocks: np.ndarray
+    starts: np.ndarray
+    places: np.ndarray
+    rows: int
+
+
+def windows(
+    sizes: np.ndarray,
+    *,
+    window_rows: int,
+    seed: int,
+    start_row: int,
+    epochs: int | None,
+    shuffle: bool,
+) -> Iterator[Window]:
+    """Yield the windows of the stream of rows, from row `start_row` of it on.
+
+    Parameters
+    ----------
+    sizes : array of shape (n_blocks,)
+        Rows of each block.
+    window_rows : int
+        Most rows of a window, unless a block has more.
+    seed : int
+    start_row : int
+        Rows of the stream that were served before.
+    epochs : int or None
+        Length of the stream; None is endless.
+    shuffle : bool
+        False gives the rows in their order.
+    """
+    n_rows = int(sizes.sum())
+    n_windows = -(-n_rows // window_rows)
+    first_epoch, skip = divmod(start_row, n_rows)
+    for epoch in count(first_epoch) if epochs is None else range(first_epoch, epochs):
+        order = _random(seed, epoch).permutation(len(sizes)) if shuffle else np.arange(len(sizes))
+        ends = np.cumsum(sizes[order])
+        # Windows of nearly equal size: a small last one would mix its rows among themselves only.
+        targets = np.arange(1, n_windows + 1) * n_rows // n_windows
+        cuts = [0, *(np.searchsorted(ends, targets) + 1).tolist()]
+        cuts[-1] = len(order)
+        for number in range(n_windows):
+            blocks = order[cuts[number] : cuts[number + 1]]
+            starts = np.concatenate([[0], np.cumsum(sizes[blocks])])
+            rows = int(starts[-1])
+            if skip >= rows:
+                skip -= rows
+                continue
+            if shuffle:
+                places = _random(seed, epoch, number + 1).permutation(rows)
+            else:
+                places = np.arange(rows)
+            yield Window(blocks, starts, places - skip, rows - skip)
+            skip = 0
+
+
+def _random(seed: int, *key: int) -> np.random.RandomState:
+    # RandomState, and not Generator: numpy promises that its stream never changes, so a run can be
+    # resumed with another version of numpy.
+    words = [seed & 0xFFFFFFFF, seed >> 32, *key]
+    return np.random.RandomState(words)
