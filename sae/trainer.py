@@ -1,6 +1,5 @@
 """Trainer: any autoencoder, rows of activations, and the loop of `sparsecode.training`."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.cache import AbstractSource, Cache, as_source
 from sae.evaluation.reconstruction import measure
-from sae.evaluation.rows import rows_of
 from sae.files import save
 from sparsecode import io
 from sparsecode.training import AbstractTask, RowSource, RunFolder, StepLosses, TrainConfig, train
@@ -20,7 +19,6 @@ from sparsecode.training.config import FREE_ON_RESUME
 
 FINAL_ROWS = 262_144  # held-out rows of the last evaluation, at most
 EVALUATION_BATCH = 4096
-FINGERPRINT_ROWS = 64
 NOT_LOGGED = ("firing_frequency", "frequency_histogram")
 
 
@@ -92,12 +90,7 @@ class Trainer:
         if not isinstance(config, TrainConfig):
             raise TypeError(f"`config` must be a sae.TrainConfig; got {type(config).__name__}.")
         self.model, self.data, self.config = model, data, config
-        share = {"heldout_share": config.heldout_share, "n_features": model.n_features}
-        rows, _ = rows_of(data, split="train", **share)
-        if rows is None:
-            raise ValueError("`data` must have rows for training; all are held out.")
-        self.rows = rows
-        self.heldout, _ = rows_of(data, split="heldout", **share)
+        self.rows, self.heldout = _sides(data, config.heldout_fraction, model.n_features)
         self.device = _checked_device(config)
         _check_weights(model, config)
 
@@ -169,7 +162,11 @@ class Trainer:
         return {
             "train": self.config.to_dict(),
             "model": architecture | self.model.config(),
-            "data": fingerprint(self.rows),
+            "data": {
+                "n_rows": self.rows.n_rows,
+                "n_features": self.rows.n_features,
+                "fingerprint": self.rows.fingerprint,
+            },
         }
 
     def _write_results(self, path: Path, evaluation: Mapping[str, Any] | None) -> None:
@@ -258,13 +255,18 @@ class AutoencoderTask(AbstractTask):
             setattr(self._model, "k", k)  # noqa: B010
 
 
-def fingerprint(rows: RowSource) -> dict[str, Any]:
-    """Return what tells one data set from another: its shape, and a digest of rows across it."""
-    digest = hashlib.sha256()
-    for place in range(FINGERPRINT_ROWS):
-        row = place * (rows.n_rows - 1) // max(1, FINGERPRINT_ROWS - 1)
-        digest.update(rows.rows(row, row + 1).double().numpy().tobytes())
-    return {"n_rows": rows.n_rows, "n_features": rows.n_features, "sample": digest.hexdigest()}
+def _sides(
+    data: Any, heldout_fraction: float, n_features: int
+) -> tuple[AbstractSource, AbstractSource | None]:
+    """Return the rows to train on and those to evaluate on, if any."""
+    if isinstance(data, Cache) and data.split == "train":
+        return as_source(data, n_features=n_features), data.with_split(
+            "heldout", data.heldout_fraction
+        )
+    if heldout_fraction == 0 or (isinstance(data, AbstractSource) and data.split is not None):
+        return as_source(data, n_features=n_features), None
+    share = {"heldout_fraction": heldout_fraction, "n_features": n_features}
+    return as_source(data, split="train", **share), as_source(data, split="heldout", **share)
 
 
 def _checked_device(config: TrainConfig) -> torch.device:

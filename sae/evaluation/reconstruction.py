@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 
 from sae.autoencoders import AbstractAutoencoder
-from sae.evaluation.rows import rows_of
-from sparsecode._checks import check_finite, check_int
+from sae.cache import AbstractSource, Cache, as_source
+from sparsecode._checks import check_choice, check_finite, check_int
 from sparsecode.metrics import FiringCounts, ReconstructionSums
 from sparsecode.training import RowSource
 
@@ -21,7 +21,7 @@ def evaluate(
     *,
     batch_size: int = 4096,
     split: Literal["auto", "heldout", "train", "all"] = "auto",
-    heldout_share: float = 0.05,
+    heldout_fraction: float = 0.1,
     max_rows: int | None = None,
     progress: bool | None = False,
 ) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def evaluate(
         Rows encoded at a time.
     split : {"auto", "heldout", "train", "all"}, default="auto"
         Which rows: "auto" takes the held-out rows of a cache, and all rows of an array.
-    heldout_share : float, default=0.05
-        Of a plain array, the share at the end that counts as held out, as in `TrainConfig`.
+    heldout_fraction : float, default=0.1
+        Share of the data that counts as held out, as in `TrainConfig`.
     max_rows : int or None, default=None
         Look at no more rows than this, evenly spread; None looks at all.
     progress : bool or None, default=False
@@ -72,14 +72,9 @@ def evaluate(
     batch_size = check_int("batch_size", batch_size, low=1)
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
-    rows, taken = rows_of(
-        data, split=split, heldout_share=heldout_share, n_features=model.n_features
-    )
-    if rows is None:
-        raise ValueError(
-            f"`data` must have held-out rows; heldout_share={heldout_share:g} leaves none."
-        )
-    return {**measure(model, rows, batch_size, max_rows, progress), "split": taken}
+    rows = _side(data, split, heldout_fraction, model.n_features)
+    found = measure(model, rows, batch_size, max_rows, progress)
+    return {**found, "split": rows.split or "all"}
 
 
 @torch.no_grad()
@@ -118,6 +113,18 @@ def measure(
         "frequency_histogram": counts.histogram(),
         "firing_frequency": counts.frequency.tolist(),
     }
+
+
+def _side(data: Any, split: str, heldout_fraction: float, n_features: int) -> AbstractSource:
+    """Return the rows of one side of the split; "auto" leaves the choice to the data."""
+    check_choice("split", split, ("auto", "heldout", "train", "all"))
+    if split == "auto":
+        source = as_source(data, n_features=n_features)
+        if not isinstance(source, Cache) or source.split is not None:
+            return source
+        data, split = source, "heldout"
+    side = None if split == "all" else split
+    return as_source(data, split=side, heldout_fraction=heldout_fraction, n_features=n_features)
 
 
 @contextmanager

@@ -64,9 +64,9 @@ class TrainConfig:
     most 10 million: the published constant for long runs, and in short ones late enough for rare
     latents to have had their chance and early enough for the revived ones to be trained."""
 
-    heldout_share: float = 0.05
-    """Share of the rows of a plain array, the last ones, that are kept for evaluation; 0 trains
-    on all rows. A cache has a split of its own."""
+    heldout_fraction: float = 0.1
+    """Share of the data that is kept for evaluation: whole documents of a cache, runs of rows of an
+    array. 0 trains on all rows and evaluates nothing."""
 
     eval_every: int | None = None
     """Steps between evaluations on held-out rows; None takes a tenth of the run, at least 100."""
@@ -115,9 +115,8 @@ class TrainConfig:
                 set_field(name, check_float(name, getattr(self, name), low=0.0, open_low=True))
         for name in ("warmup_share", "decay_share", "k_anneal_share"):
             set_field(name, check_float(name, getattr(self, name), low=0.0, high=1.0))
-        set_field(
-            "heldout_share", check_float("heldout_share", self.heldout_share, low=0.0, high=0.9)
-        )
+        fraction = check_float("heldout_fraction", self.heldout_fraction, low=0.0, high=0.9)
+        set_field("heldout_fraction", fraction)
         set_field("seed", check_int("seed", self.seed, low=0, high=2**63 - 1))
         set_field("eps", check_float("eps", self.eps, low=0.0))
         set_field("betas", _checked_betas(self.betas))

@@ -25,9 +25,9 @@ from sparsecode.training.config import FREE_ON_RESUME
         ({"k_start": True}, TypeError, "`k_start` must be an int"),
         ({"dead_after_tokens": 0}, ValueError, "`dead_after_tokens` must be an int"),
         (
-            {"heldout_share": 1.0},
+            {"heldout_fraction": 1.0},
             ValueError,
-            r"`heldout_share` must be a finite number in \[0, 0.9",
+            r"`heldout_fraction` must be a finite number in \[0, 0.9",
         ),
         ({"optimizer": "sgd"}, ValueError, '`optimizer` must be one of .*"?row_adam'),
         ({"precision": "fp16"}, ValueError, "`precision` must be one of 'float32', 'bf16'"),
