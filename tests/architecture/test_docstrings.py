@@ -102,4 +102,6 @@ def test_docstring_is_complete(name: str) -> None:
 
 
 def test_the_main_names_are_seen() -> None:
-    assert {"sparsecode.codes.SparseCodes", "sparsecode.ops.selection.api.topk"} <= set(public_names())
+    assert {"sparsecode.codes.SparseCodes", "sparsecode.ops.selection.api.topk"} <= set(
+        public_names()
+    )

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = sorted(
-    path for package in ("sparsecode", "sae", "retrieval") for path in (ROOT / package).rglob("*.py")
+    path
+    for package in ("sparsecode", "sae", "retrieval")
+    for path in (ROOT / package).rglob("*.py")
 )
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
@@ -62,7 +64,9 @@ def is_table(node: ast.stmt) -> bool:
 def test_init_files_hold_a_docstring_and_reexports(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "a package says what it is for"
-    others = [ast.unparse(node) for node in tree.body[1:] if not (is_reexport(node) or is_table(node))]
+    others = [
+        ast.unparse(node) for node in tree.body[1:] if not (is_reexport(node) or is_table(node))
+    ]
     assert not others
 
 

@@ -51,7 +51,16 @@ def test_no_init_file_under_tests() -> None:
 
 def test_no_folder_for_odds_and_ends() -> None:
     folders = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*")}
-    assert not folders & {"utils", "util", "common", "core", "helpers", "misc", "utils.py", "helpers.py"}
+    assert not folders & {
+        "utils",
+        "util",
+        "common",
+        "core",
+        "helpers",
+        "misc",
+        "utils.py",
+        "helpers.py",
+    }
 
 
 def test_autoencoders_equal_the_files() -> None:

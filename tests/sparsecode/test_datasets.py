@@ -41,6 +41,13 @@ def test_the_seed_decides_the_data_and_the_global_generator_is_left_alone() -> N
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_model_of_the_same_seed_does_not_start_at_the_solution() -> None:
+    _, dictionary, _ = make_sparse_data(10, 32, 96, 3, seed=0)
+    start = torch.randn(96, 32, generator=torch.Generator().manual_seed(0))
+    cosine = torch.nn.functional.cosine_similarity(dictionary, start)
+    assert cosine.abs().mean() < 0.3
+
+
 def test_too_many_active_latents_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`k` must be an int in \[1, n_latents\]; got 9"):
         make_sparse_data(10, 4, 8, 9)
