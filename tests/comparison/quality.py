@@ -1,11 +1,11 @@
 """Held-out error of our defaults against sparsify's SparseCoder at its best learning rate.
 
 Both train on the same rows in the same batch order, with the same width, k and number of steps.
-Ours is ``sae.Trainer`` with an untouched ``TrainConfig`` apart from batch size and number of
-steps. The peer is trained as its own trainer does it (decoder bias from the first batch's mean,
+Ours is ``sae.Trainer`` with an untouched ``TrainConfig`` apart from batch size, number of steps and
+seed. The peer is trained as its own trainer does it (decoder bias from the first batch's mean,
 unit-norm rows, gradient projection, Adam), once for every learning rate and schedule asked for,
 and its best run counts. One function that knows neither library measures both, in float64, on rows
-that neither has seen: the held-out split of a cache, or the last rows of a ``.npy`` file.
+that neither has seen: those that ``sae.Trainer`` holds out.
 
     python tests/comparison/quality.py demo/activations --latents 4096 -k 32 --steps 1000
 
@@ -18,10 +18,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+import sae
 
 SCHEDULES = ("constant", "linear")
 
@@ -50,24 +53,6 @@ def heldout_fvu(reconstruct: Callable[[Tensor], Tensor], rows: np.ndarray) -> fl
         error += float(np.square(x.astype(np.float64) - y).sum())
         variance += float(np.square(x.astype(np.float64) - mean).sum())
     return error / variance
-
-
-def shuffled_batches(rows: np.ndarray, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
-    """Yield batches for ever: every epoch a new permutation, the short last batch left out."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.randperm(len(rows), generator=generator).numpy()
-        for start in range(0, len(rows) - batch_size + 1, batch_size):
-            index = order[start : start + batch_size]
-            yield torch.from_numpy(rows[index].astype(np.float32))
-
-
-def our_batches(rows: np.ndarray, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
-    """Yield the batches that ``sae.Trainer`` would draw from the same rows with the same seed."""
-    from sae.cache import as_source
-
-    for batch in as_source(rows).batches(batch_size, seed=seed):
-        yield batch.float()
 
 
 def _lr_factor(schedule: str, n_steps: int) -> Callable[[int], float]:
@@ -115,40 +100,14 @@ def train_sparsify(
     return reconstruct
 
 
-def train_ours(
-    rows: np.ndarray, *, n_latents: int, k: int, n_steps: int, batch_size: int, seed: int = 0
-) -> Callable[[Tensor], Tensor]:
-    """Train ``sae.TopK`` with the trainer's defaults; return its reconstruction."""
-    import sae
-
-    torch.manual_seed(seed)
-    model = sae.TopK(n_features=rows.shape[1], n_latents=n_latents, k=k)
-    config = sae.TrainConfig(batch_size=batch_size, n_steps=n_steps, seed=seed)
-    sae.Trainer(model, rows, config).fit()
-    return model
-
-
 def _print_row(row: dict) -> None:
     setting = f"F={row['n_latents']} k={row['k']} steps={row['n_steps']}"
     lr = f"lr={row['lr']:.2e} {row['schedule']}" if row["lr"] else "defaults"
     print(f"{row['model']:>9} {setting} {lr:<20} heldout FVU {row['fvu']:.4f}", flush=True)
 
 
-def read_rows(path: Path, n_heldout: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return training and held-out rows of a ``.npy`` file or of an activation cache."""
-    if path.is_file():
-        rows = np.load(path, mmap_mode="r")
-        return rows[:-n_heldout], rows[-n_heldout:]
-    import sae
-
-    parts = [sae.cache.open(path, split=split) for split in ("train", "heldout")]
-    train, heldout = (part.rows(0, part.n_rows).numpy() for part in parts)
-    return train, heldout
-
-
 def compare(
-    train: np.ndarray,
-    heldout: np.ndarray,
+    data: Any,
     *,
     n_latents: int,
     k: int,
@@ -157,51 +116,51 @@ def compare(
     lrs: list[float] | None = None,
     schedules: tuple[str, ...] = SCHEDULES,
     seed: int = 0,
-    ours: bool = True,
     report: Callable[[dict], None] = _print_row,
 ) -> list[dict]:
-    """Train the peer over the sweep, then ours; return one row per run, `report`-ed as it ends."""
+    """Train ours, then the peer over the sweep; return one row per run, `report`-ed as it ends.
+
+    `data` is whatever ``sae.Trainer`` takes; the peer reads the trainer's own rows in its order.
+    """
+    torch.manual_seed(seed)
+    n_features = sae.cache.as_source(data).n_features
+    model = sae.TopK(n_features=n_features, n_latents=n_latents, k=k)
+    config = sae.TrainConfig(batch_size=batch_size, n_steps=n_steps, seed=seed)
+    trainer = sae.Trainer(model, data, config)
+    heldout = trainer.heldout.rows(0, trainer.heldout.n_rows).numpy()
     setting = {"n_latents": n_latents, "k": k, "n_steps": n_steps}
     results = []
 
-    def record(model: str, lr: float | None, schedule: str | None, reconstruct, start: float):
-        results.append({
-            "model": model, **setting, "batch_size": batch_size, "seed": seed,
-            "lr": lr, "schedule": schedule, "fvu": heldout_fvu(reconstruct, heldout),
-            "seconds": round(time.perf_counter() - start, 1),
-        })  # fmt: skip
+    def record(name: str, lr: float | None, schedule: str | None, train: Callable) -> None:
+        start = time.perf_counter()
+        reconstruct = train()
+        row = {"model": name, **setting, "batch_size": batch_size, "seed": seed}
+        row |= {"lr": lr, "schedule": schedule, "fvu": heldout_fvu(reconstruct, heldout)}
+        results.append(row | {"seconds": round(time.perf_counter() - start, 1)})
         report(results[-1])
 
-    draw = our_batches if ours else shuffled_batches
+    def train_peer(lr: float, schedule: str) -> Callable[[Tensor], Tensor]:
+        batches = trainer.rows.batches(batch_size, seed=seed)
+        return train_sparsify(batches, **setting, lr=lr, schedule=schedule, seed=seed)
+
+    record("ours", None, None, lambda: trainer.fit().model)
     for schedule in schedules:
         for lr in default_lrs(n_latents) if lrs is None else lrs:
-            start, batches = time.perf_counter(), draw(train, batch_size, seed)
-            peer = train_sparsify(batches, **setting, lr=lr, schedule=schedule, seed=seed)
-            record("sparsify", lr, schedule, peer, start)
-    if ours:
-        start = time.perf_counter()
-        model = train_ours(train, **setting, batch_size=batch_size, seed=seed)
-        record("ours", None, None, model, start)
+            record("sparsify", lr, schedule, lambda lr=lr, s=schedule: train_peer(lr, s))
     return results
 
 
 def main() -> None:
     """Read the command line, run the comparison, print it and keep it as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "rows", type=Path, help="activation cache, or .npy file of rows in text order"
-    )
+    parser.add_argument("data", type=Path, help="activation cache, or .npy file of rows")
     parser.add_argument("--latents", type=int, default=4096)
     parser.add_argument("-k", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument(
-        "--heldout", type=int, default=20_000, help="last rows of a .npy file, kept out"
-    )
-    parser.add_argument("--lrs", type=float, nargs="+", help="default: the customary one, 3e-4...")
+    parser.add_argument("--lrs", type=float, nargs="*", help="default: the customary one, 3e-4...")
     parser.add_argument("--schedules", choices=SCHEDULES, nargs="+", default=list(SCHEDULES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peer-only", action="store_true")
     parser.add_argument("--json", type=Path, help="append every finished run as one JSON line")
     args = parser.parse_args()
 
@@ -209,17 +168,15 @@ def main() -> None:
         _print_row(row)
         if args.json:
             with args.json.open("a") as file:
-                file.write(json.dumps({"rows": args.rows.name, **row}) + "\n")
+                file.write(json.dumps({"data": args.data.name, **row}) + "\n")
 
     results = compare(
-        *read_rows(args.rows, args.heldout), n_latents=args.latents, k=args.k, n_steps=args.steps,
-        batch_size=args.batch_size, lrs=args.lrs, schedules=tuple(args.schedules), seed=args.seed,
-        ours=not args.peer_only, report=report,
+        args.data, n_latents=args.latents, k=args.k, n_steps=args.steps, lrs=args.lrs,
+        batch_size=args.batch_size, schedules=tuple(args.schedules), seed=args.seed, report=report,
     )  # fmt: skip
-    peers = [row["fvu"] for row in results if row["model"] == "sparsify"]
-    ours = [row["fvu"] for row in results if row["model"] == "ours"]
-    if peers and ours:
-        print(f"ours / best of {len(peers)} sparsify runs: {ours[0] / min(peers):.4f}")
+    ours, *peers = [row["fvu"] for row in results]
+    if peers:
+        print(f"ours / best of {len(peers)} sparsify runs: {ours / min(peers):.4f}")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def test_the_peers_schedule_ends_at_zero(quality: ModuleType) -> None:
 def test_our_defaults_reach_the_peers_best_run(sparsify: ModuleType, quality: ModuleType) -> None:
     rows, _, _ = make_sparse_data(9000, 32, 96, k=6, noise=0.05)
     results = quality.compare(
-        rows[:8000].numpy(), rows[8000:].numpy(), n_latents=128, k=6, n_steps=300, batch_size=256,
-        lrs=[1e-3, 3e-3, 1e-2], report=lambda row: None,
+        rows, n_latents=128, k=6, n_steps=300, batch_size=256, lrs=[1e-3, 3e-3, 1e-2],
+        report=lambda row: None,
     )  # fmt: skip
     best = min(row["fvu"] for row in results if row["model"] == "sparsify")
     ours = [row["fvu"] for row in results if row["model"] == "ours"]
