@@ -1,0 +1,491 @@
+"""SparseAutoencoder: any architecture as a scikit-learn transformer."""
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
+
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.evaluation.reconstruction import measure
+from sae.trainer import AutoencoderTask
+from sparsecode import SparseCodes
+from sparsecode._checks import check_finite, check_float, check_int, near_matches
+from sparsecode.training import (
+    RowSource,
+    TrainConfig,
+    TrainState,
+    default_learning_rate,
+    learning_rate_factor,
+    start_training,
+    take_step,
+    train,
+)
+from sparsecode.training.array_rows import ArrayRows
+from sparsecode.training.checkpoint import Checkpoint
+
+SET_BY_ESTIMATOR = ("n_features", "n_latents", "k", "seed")
+RATE_AFTER_THE_END = 0.1  # share of the learning rate in steps of `partial_fit` beyond `max_steps`
+ACCEPTED: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
+SCORED_ROWS = 4096  # decoded at a time
+LARGEST = 1e15  # sums of squares still fit into float32, in which the weights are
+CHUNK_ENTRIES = 1 << 24  # of inputs or pre-activations that are held at a time
+ALIGNED_ROWS = 16  # for fewer rows, matrix products may take another kernel and round differently
+
+
+class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Learn a dictionary and a linear encoder whose codes keep k latents of each row.
+
+    A scikit-learn transformer around any architecture of `sae.AUTOENCODERS`, trained by the loop
+    that `sae.Trainer` runs. Weights and computations are in float32; results have the dtype of the
+    input if that is float32 or float64. NumPy arrays, SciPy sparse matrices, data frames and
+    tensors go in; a tensor gives a tensor on its own device.
+
+    Parameters
+    ----------
+    n_components : int, default=1024
+        Latents F: atoms of the dictionary. May exceed the number of features and of samples.
+    k : int, default=32
+        Latents kept in each row, at most `n_components`. A single component leaves nothing to
+        select: `k` has no effect then, nor for an architecture without a `k`.
+    architecture : str, default="topk"
+        A key of `sae.AUTOENCODERS`.
+    architecture_options : dict or None, default=None
+        Further arguments of that architecture, such as ``{"aux_coefficient": 0.0}``.
+    max_steps : int, default=1000
+        Optimizer steps of `fit`, and the length of all schedules.
+    batch_size : int, default=1024
+        Rows of a step; with fewer samples, each step takes all of them.
+    lr : float or None, default=None
+        Highest learning rate; None takes `sparsecode.training.default_learning_rate`.
+    random_state : int, RandomState instance or None, default=0
+        Of the initial dictionary and the order of the rows. Global random states of torch
+        are neither read nor changed.
+    sparse_output : bool, default=False
+        Whether `transform` returns a `scipy.sparse.csr_matrix` (for tensors as well), in
+        memory proportional to ``n_samples * k``; no dense (n_samples, n_components) array is made.
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda" or another torch device; "auto" takes the first
+        GPU if there is one.
+    verbose : bool, default=False
+        Whether `fit` shows a progress bar.
+
+    Attributes
+    ----------
+    module_ : AbstractAutoencoder
+        The autoencoder, with ``W_enc``, ``b_enc``, ``W_dec`` and ``b_dec``; `sae.save` writes it.
+    components_ : ndarray of shape (n_components, n_features)
+        The dictionary, one atom a row: a copy of ``module_.W_dec``.
+    n_iter_ : int
+        Optimizer steps taken.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if `fit` saw a data frame with such names.
+
+    See Also
+    --------
+    sae.Trainer : Training on activations that do not fit in memory, with checkpoints and metrics.
+    sklearn.decomposition.MiniBatchDictionaryLearning : Codes by optimization, not by an encoder.
+
+    Notes
+    -----
+    `fit` starts anew; `partial_fit` continues from whatever was learned before, by either of
+    them. A fitted estimator keeps the moments of the optimizer for that, twice the size of the
+    weights, and they are pickled with it.
+
+    References
+    ----------
+    Gao et al. (2024), "Scaling and evaluating sparse autoencoders". arXiv:2406.04093.
+
+    Examples
+    --------
+    >>> from sae import SparseAutoencoder
+    >>> from sparsecode.datasets import make_sparse_data
+    >>> X, dictionary, _ = make_sparse_data(1000, 16, 32, k=3)
+    >>> model = SparseAutoencoder(n_components=32, k=3, max_steps=300, sparse_output=True)
+    >>> codes = model.fit_transform(X.numpy())
+    >>> codes.shape, int(codes.getnnz(axis=1).max())
+    ((1000, 32), 3)
+    >>> model.inverse_transform(codes).shape
+    (1000, 16)
+    >>> model.score(X) > 0.8
+    True
+    """
+
+    module_: AbstractAutoencoder
+    n_iter_: int
+
+    def __init__(
+        self,
+        n_components: int = 1024,
+        *,
+        k: int = 32,
+        architecture: str = "topk",
+        architecture_options: dict[str, Any] | None = None,
+        max_steps: int = 1000,
+        batch_size: int = 1024,
+        lr: float | None = None,
+        random_state: Any = 0,
+        sparse_output: bool = False,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.n_components = n_components
+        self.k = k
+        self.architecture = architecture
+        self.architecture_options = architecture_options
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.random_state = random_state
+        self.sparse_output = sparse_output
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> "SparseAutoencoder":
+        """Learn from all rows of `X`, forgetting what was learned before.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        SparseAutoencoder
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or `X` has no rows, NaN, infinite or far too large
+            entries.
+        """
+        source = ArrayRows(self._validated(X, reset=True))
+        config, module = self._new_run(source)
+        task = AutoencoderTask(module, config, None)
+        state, _ = train(task, source, config)
+        return self._keep(module, state, task.constants, config)
+
+    def partial_fit(self, X: Any, y: Any = None) -> "SparseAutoencoder":
+        """Go on learning with one pass over the rows of `X`, in their order.
+
+        Takes a step for every `batch_size` rows, in parts of nearly equal size. The first call
+        starts as `fit` does, from its rows. The schedules run over `max_steps` steps, so many calls
+        end as `fit` does; steps beyond, also those after a `fit`, have a tenth of the highest
+        learning rate. Of the parameters that are changed between calls, only `batch_size`,
+        `device` and `sparse_output` act before the next `fit`.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        SparseAutoencoder
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`, and if the number of features is not that of the first call.
+        """
+        start: Checkpoint | None = vars(self).get("_checkpoint")
+        source = ArrayRows(self._validated(X, reset=start is None))
+        batch_size = check_int("batch_size", self.batch_size, low=1)
+        if start is None:
+            config, module = self._new_run(source)
+        else:
+            config, module = self._config, self._placed_module().train()
+        task = AutoencoderTask(module, config, None)
+        with torch.random.fork_rng(devices=[module.b_dec.device] if module.b_dec.is_cuda else []):
+            torch.manual_seed(config.seed + vars(self).get("n_iter_", 0))
+            if start is not None:
+                start = replace(start, tensors=start.tensors | _weights_and_random(module))
+            with closing(start_training(task, source, config, checkpoint=start)) as state:
+                for batch in _parts(source, batch_size):
+                    take_step(task, config, state, batch, _learning_rate(config, state.step))
+        if not state.is_finite():
+            raise FloatingPointError(
+                f"The weights must be finite; after step {state.step} they are not. "
+                "Use a lower `lr`."
+            )
+        return self._keep(module, state, task.constants, config)
+
+    def transform(self, X: Any) -> Any:
+        """Return the codes of `X`.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray, csr_matrix or Tensor of shape (n_samples, n_components)
+            With `sparse_output` a CSR matrix; else a tensor for a tensor and an array for
+            anything else.
+        """
+        check_is_fitted(self)
+        checked = self._validated(X, reset=False)
+        module, source = self._placed_module(), ArrayRows(checked)
+        if self.sparse_output:
+            parts = [codes.to_scipy() for codes in _encoded(module, source)]
+            return scipy.sparse.vstack(parts, format="csr")
+        out = source.rows(0, 1).new_empty(source.n_rows, module.n_latents)
+        _fill(out, (codes.to_dense() for codes in _encoded(module, source)))
+        return out if isinstance(X, Tensor) else out.numpy()
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Return the reconstruction from codes, ``X @ components_ + module_.b_dec``.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_components)
+            Codes, such as `transform` returns.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        if isinstance(X, Tensor):
+            checked = _checked_tensor(X)
+        else:
+            checked = check_array(X, input_name="X", **ACCEPTED)
+        module = self._placed_module()
+        n_rows, width = checked.shape
+        if width != module.n_latents:
+            raise ValueError(
+                "`X` must hold codes of shape (n_samples, n_components) = "
+                f"(any, {module.n_latents}); got {(n_rows, width)}."
+            )
+        out = ArrayRows(checked).rows(0, 1).new_empty(n_rows, module.n_features)
+        _fill(out, _decoded(module, checked))
+        return out if isinstance(X, Tensor) else out.numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the explained variance of `X` by its reconstruction; 1 is perfect.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            `sparsecode.metrics.explained_variance`: minus infinity for rows that are all equal and
+            not reconstructed exactly.
+        """
+        check_is_fitted(self)
+        source = ArrayRows(self._validated(X, reset=False))
+        found = measure(self._placed_module(), source, SCORED_ROWS, None, False)
+        return found["explained_variance"]
+
+    @property
+    def components_(self) -> np.ndarray:
+        """The dictionary, one atom a row: a copy of ``module_.W_dec``."""
+        return np.array(self.module_.W_dec.detach().cpu(), order="C")
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.module_.n_latents
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was learned on a GPU can be unpickled where there is none.
+        plain: Any = super().__getstate__()
+        state: dict[str, Any] = dict(plain)
+        if "_checkpoint" in state and self.module_.b_dec.is_cuda:
+            tensors = {name: tensor.cpu() for name, tensor in self._checkpoint.tensors.items()}
+            state["module_"] = copy.deepcopy(self.module_).cpu()
+            state["_checkpoint"] = replace(self._checkpoint, tensors=tensors)
+        return state
+
+    def _validated(self, X: Any, *, reset: bool) -> Any:
+        """Return `X` as a floating array, CSR matrix or detached tensor of finite numbers."""
+        if isinstance(X, Tensor):
+            tensor: Any = _checked_tensor(X)
+            X = validate_data(self, tensor, reset=reset, skip_check_array=True)
+        else:
+            X = validate_data(self, X, reset=reset, **ACCEPTED)
+        entries = X.data if scipy.sparse.issparse(X) else X
+        if 0 in entries.shape:  # a sparse matrix of zeros
+            return X
+        largest = max(float(entries.max()), -float(entries.min()))
+        if largest > LARGEST:
+            raise ValueError(
+                f"`X` must have entries of at most {LARGEST:g} in size, since weights are in "
+                f"float32; got {largest:g}. Rescale the data."
+            )
+        return X
+
+    def _new_run(self, source: RowSource) -> tuple[TrainConfig, AbstractAutoencoder]:
+        """Return the settings and the untrained autoencoder of a new run."""
+        sizes = {
+            "n_latents": check_int("n_components", self.n_components, low=1),
+            "n_features": source.n_features,
+            "n_steps": check_int("max_steps", self.max_steps, low=1),
+            "batch_size": min(check_int("batch_size", self.batch_size, low=1), source.n_rows),
+        }
+        lr = self.lr
+        lr = (
+            default_learning_rate(**sizes)
+            if lr is None
+            else check_float("lr", lr, low=0, open_low=True)
+        )
+        device = _device(self.device)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        module = self._new_module(source.n_features, sizes["n_latents"], seed)
+        config = TrainConfig(
+            batch_size=sizes["batch_size"],
+            n_steps=sizes["n_steps"],
+            lr=lr,
+            seed=seed,
+            device=str(device),
+            progress=bool(self.verbose),
+        )
+        return config, module.to(device).train()
+
+    def _new_module(self, n_features: int, n_latents: int, seed: int) -> AbstractAutoencoder:
+        if self.architecture not in AUTOENCODERS:
+            raise ValueError(
+                f"`architecture` must be one of {', '.join(map(repr, sorted(AUTOENCODERS)))}; got "
+                f"{self.architecture!r}.{near_matches(str(self.architecture), list(AUTOENCODERS))}"
+            )
+        make = AUTOENCODERS[self.architecture]
+        known = inspect.signature(make).parameters
+        options = {} if self.architecture_options is None else self.architecture_options
+        if not isinstance(options, Mapping):
+            kind = type(options).__name__
+            raise TypeError(f"`architecture_options` must be a dict or None; got {kind}.")
+        free = [name for name in known if name not in SET_BY_ESTIMATOR]
+        for name in options:
+            if name not in free:
+                raise ValueError(
+                    f"`architecture_options` of {self.architecture!r} must be among "
+                    f"{', '.join(free)}; got {name!r}.{near_matches(str(name), free)}"
+                )
+        bounds = {"low": 1, "high": n_latents, "high_name": "n_components"}
+        k = 1 if n_latents == 1 else check_int("k", self.k, **bounds)
+        sizes = {"n_features": n_features, "n_latents": n_latents, "k": k, "seed": seed}
+        return make(**{name: size for name, size in sizes.items() if name in known}, **options)
+
+    def _placed_module(self) -> AbstractAutoencoder:
+        return self.module_.to(_device(self.device))
+
+    def _keep(
+        self,
+        module: AbstractAutoencoder,
+        state: TrainState,
+        constants: dict[str, float],
+        config: TrainConfig,
+    ) -> "SparseAutoencoder":
+        """Take over what was learned, with all that `partial_fit` needs beside the weights."""
+        mine = ("optimizer.", "dead.")
+        kept = {name: tensor for name, tensor in state.tensors().items() if name.startswith(mine)}
+        self._config = config
+        self._checkpoint = Checkpoint(kept, state.numbers(), constants, log={})
+        self.module_ = module.eval()
+        self.n_iter_ = state.step
+        return self
+
+
+def _weights_and_random(module: AbstractAutoencoder) -> dict[str, Tensor]:
+    """Return what `_keep` left out of a checkpoint."""
+    weights = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    return weights | {"random.cpu": torch.get_rng_state()}
+
+
+def _learning_rate(config: TrainConfig, step: int) -> float:
+    assert config.lr is not None  # `_new_run` has set it
+    if step >= config.n_steps:
+        return config.lr * RATE_AFTER_THE_END
+    shares = {"warmup_share": config.warmup_share, "decay_share": config.decay_share}
+    return config.lr * learning_rate_factor(step, n_steps=config.n_steps, **shares)
+
+
+def _parts(source: ArrayRows, batch_size: int) -> Iterator[Tensor]:
+    """Yield all rows in parts of nearly equal size, at most `batch_size`."""
+    n_parts = -(-source.n_rows // batch_size)
+    for part in range(n_parts):
+        yield source.rows(part * source.n_rows // n_parts, (part + 1) * source.n_rows // n_parts)
+
+
+def _spans(n_rows: int, *widths: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of rows of which a dense matrix of any of the widths may be held."""
+    size = max(ALIGNED_ROWS, CHUNK_ENTRIES // max(widths))
+    for start in range(0, n_rows, size):
+        yield start, min(start + size, n_rows)
+
+
+@torch.no_grad()
+def _encoded(module: AbstractAutoencoder, source: ArrayRows) -> Iterator[SparseCodes]:
+    """Yield the codes of runs of rows."""
+    for start, stop in _spans(source.n_rows, module.n_features, module.n_latents):
+        rows = source.rows(start, stop).to(module.b_dec.device)
+        missing = max(0, ALIGNED_ROWS - len(rows))
+        padded = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+        yield module.encode(padded)[: len(rows)]
+
+
+@torch.no_grad()
+def _decoded(module: AbstractAutoencoder, codes: Any) -> Iterator[Tensor]:
+    """Yield the reconstructions from runs of rows of a dense or CSR matrix of codes."""
+    device = module.b_dec.device
+    for start, stop in _spans(codes.shape[0], module.n_features, module.n_latents):
+        if scipy.sparse.issparse(codes):
+            part = SparseCodes.from_scipy(codes[start:stop], device=device)
+        else:
+            dense = ArrayRows(codes).rows(start, stop).to(device)
+            latents = torch.arange(dense.shape[1], device=device).expand_as(dense)
+            part = SparseCodes(dense, latents, dense.shape[1]).to_ragged()
+        yield module.decode(part)
+
+
+def _fill(out: Tensor, parts: Iterator[Tensor]) -> None:
+    start = 0
+    for part in parts:
+        out[start : start + len(part)] = part
+        start += len(part)
+
+
+def _checked_tensor(X: Tensor) -> Tensor:
+    if X.ndim != 2 or 0 in X.shape or X.is_complex():
+        raise ValueError(
+            "`X` must be a real tensor of shape (n_samples, n_features) with at least one row and "
+            f"feature; got shape {tuple(X.shape)}, dtype {str(X.dtype).removeprefix('torch.')}."
+        )
+    X = X.detach()
+    return check_finite("X", X if X.is_floating_point() else X.float())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f'`device` must be "auto" or a torch device; got {name!r}.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` must be usable; got {name!r}, but torch sees no GPU here.")
+    return device
