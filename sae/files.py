@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-import sparsecode.io as io
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sparsecode import io
 from sparsecode._checks import near_matches
 
 FORMAT = "sparsecode.sae"
@@ -14,7 +14,9 @@ FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
-def save(model: AbstractAutoencoder, folder: str | Path, *, metadata: dict[str, Any] | None = None) -> Path:
+def save(
+    model: AbstractAutoencoder, folder: str | Path, *, metadata: dict[str, Any] | None = None
+) -> Path:
     """Write an autoencoder to a folder, atomically.
 
     Parameters
@@ -33,7 +35,8 @@ def save(model: AbstractAutoencoder, folder: str | Path, *, metadata: dict[str, 
     names = {cls: name for name, cls in AUTOENCODERS.items()}
     if type(model) not in names:
         raise TypeError(
-            f"`model` must be one of {', '.join(sorted(AUTOENCODERS))}; got {type(model).__name__}. "
+            f"`model` must be one of {', '.join(sorted(AUTOENCODERS))}; "
+            f"got {type(model).__name__}. "
             "Add its class to sae.autoencoders.AUTOENCODERS."
         )
     folder = Path(folder)
@@ -61,7 +64,9 @@ def save(model: AbstractAutoencoder, folder: str | Path, *, metadata: dict[str, 
     return folder
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> AbstractAutoencoder:
+def load(
+    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> AbstractAutoencoder:
     """Read an autoencoder that `save` wrote.
 
     Parameters
@@ -90,7 +95,10 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
     if (folder / "model" / CONFIG).is_file():
         folder = folder / "model"
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"`{folder}` must hold {CONFIG} of an autoencoder; there is none. Was training finished?")
+        raise FileNotFoundError(
+            f"`{folder}` must hold {CONFIG} of an autoencoder; there is none. "
+            "Was training finished?"
+        )
     config = io.read_json(folder / CONFIG)
     if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -104,7 +112,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch
             f"got {architecture!r}.{near_matches(architecture, list(AUTOENCODERS))}"
         )
     model = AUTOENCODERS[architecture](**config["config"])
-    tensors = io.load_tensors(folder / config["weights"]["file"], sha256=config["weights"]["sha256"])
+    tensors = io.load_tensors(
+        folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
+    )
     model.load_state_dict(tensors)
     stored = getattr(torch, config["dtype"])
     return model.to(device=device, dtype=dtype or stored).eval()

@@ -13,7 +13,9 @@ from sae.files import load, save
 from sparsecode import SparseCodes
 
 
-def check_autoencoder(make: Callable[[], AbstractAutoencoder], *, n_rows: int = 12, seed: int = 0) -> None:
+def check_autoencoder(
+    make: Callable[[], AbstractAutoencoder], *, n_rows: int = 12, seed: int = 0
+) -> None:
     """Run the contract of an architecture and raise AssertionError at the first breach.
 
     Checks names, shapes and dtypes of weights, codes and reconstructions, input of any number of
@@ -59,9 +61,17 @@ def _check_weights(model: AbstractAutoencoder, again: AbstractAutoencoder) -> No
     for name, shape in {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}.items():
         got = tuple(getattr(model, name).shape)
         _require(got == shape, f"`{name}` must have shape {shape}; got {got}.")
-    _require(type(model)(**model.config()).config() == model.config(), "`config()` must rebuild the model.")
-    for (name, first), second in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
-        _require(torch.equal(first, second), f"`make` must return the same model each time; `{name}` differs.")
+    _require(
+        type(model)(**model.config()).config() == model.config(),
+        "`config()` must rebuild the model.",
+    )
+    for (name, first), second in zip(
+        model.state_dict().items(), again.state_dict().values(), strict=True
+    ):
+        _require(
+            torch.equal(first, second),
+            f"`make` must return the same model each time; `{name}` differs.",
+        )
     if model.unit_norm_decoder:
         norms = torch.linalg.vector_norm(model.W_dec, dim=1)
         _require(bool((norms - 1).abs().max() < 1e-5), "rows of `W_dec` must start at unit norm.")
@@ -72,7 +82,10 @@ def _check_weights(model: AbstractAutoencoder, again: AbstractAutoencoder) -> No
 def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
     for batch in (x, x[0], x[:0], x.reshape(2, 2, -1, model.n_features)):
         codes = model.encode(batch)
-        _require(isinstance(codes, SparseCodes), f"`encode` must return SparseCodes; got {type(codes).__name__}.")
+        _require(
+            isinstance(codes, SparseCodes),
+            f"`encode` must return SparseCodes; got {type(codes).__name__}.",
+        )
         want = (*batch.shape[:-1], model.n_latents)
         _require(codes.shape == want, f"codes must have shape {want}; got {codes.shape}.")
         _require(model(batch).shape == batch.shape, "`forward` must keep the shape.")
@@ -82,7 +95,10 @@ def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
         _require(model(same).dtype == dtype, f"`forward` must keep {dtype}.")
     double = copy.deepcopy(model).double()
     difference = (double(x.double()) - model(x).double()).abs().max()
-    _require(bool(difference < 1e-4 * (1 + x.abs().max())), "float64 weights must give the same reconstruction.")
+    _require(
+        bool(difference < 1e-4 * (1 + x.abs().max())),
+        "float64 weights must give the same reconstruction.",
+    )
 
 
 def _check_decode(model: AbstractAutoencoder, x: Tensor) -> None:
@@ -95,7 +111,9 @@ def _check_decode(model: AbstractAutoencoder, x: Tensor) -> None:
 def _check_rows_are_independent(model: AbstractAutoencoder, x: Tensor) -> None:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     whole = model.encode(x).to_dense()
-    torch.testing.assert_close(model.encode(x[order]).to_dense(), whole[order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.encode(x[order]).to_dense(), whole[order], rtol=1e-4, atol=1e-5
+    )
     alone = torch.cat([model.encode(row[None]).to_dense() for row in x])
     torch.testing.assert_close(alone, whole, rtol=1e-4, atol=1e-5)
     _require(model.encode(x) == model.encode(x), "`encode` must be deterministic.")
@@ -106,7 +124,9 @@ def _check_k(model: AbstractAutoencoder, x: Tensor) -> None:
         return
     for k in (1, 2):
         active = model.encode(x, k=k).n_active
-        _require(bool((active <= k).all()), f"`encode(x, k={k})` must keep at most {k} latents a row.")
+        _require(
+            bool((active <= k).all()), f"`encode(x, k={k})` must keep at most {k} latents a row."
+        )
 
 
 def _check_no_state_changes(model: AbstractAutoencoder, x: Tensor) -> None:
@@ -124,15 +144,26 @@ def _check_losses(model: AbstractAutoencoder, x: Tensor) -> None:
     for progress in (0.0, 0.5, 1.0):
         model.set_progress(progress)
         losses = model.loss_terms(x, x, dead_latents=dead)
-        _require(losses.codes.shape == (len(x), model.n_latents), "`codes` must hold one row a sample.")
-        _require(losses.reconstruction.shape == x.shape, "`reconstruction` must have the shape of the target.")
+        _require(
+            losses.codes.shape == (len(x), model.n_latents), "`codes` must hold one row a sample."
+        )
+        _require(
+            losses.reconstruction.shape == x.shape,
+            "`reconstruction` must have the shape of the target.",
+        )
         for name, term in losses.terms.items():
-            _require(term.ndim == 0 and bool(torch.isfinite(term)), f"term `{name}` must be a finite scalar.")
+            _require(
+                term.ndim == 0 and bool(torch.isfinite(term)),
+                f"term `{name}` must be a finite scalar.",
+            )
         model.zero_grad()
         torch.stack(list(losses.terms.values())).sum().backward()
         for name, parameter in model.named_parameters():
             grad = parameter.grad
-            _require(grad is not None and bool(torch.isfinite(grad).all()), f"`{name}` must get a finite gradient.")
+            _require(
+                grad is not None and bool(torch.isfinite(grad).all()),
+                f"`{name}` must get a finite gradient.",
+            )
     model.zero_grad()
 
 
@@ -149,7 +180,12 @@ def _check_copies(model: AbstractAutoencoder, x: Tensor) -> None:
 def _check_files(model: AbstractAutoencoder, x: Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = load(save(model, Path(folder) / "model"))
-    _require(type(loaded) is type(model) and loaded.config() == model.config(), "files must keep the configuration.")
+    _require(
+        type(loaded) is type(model) and loaded.config() == model.config(),
+        "files must keep the configuration.",
+    )
     for name, tensor in model.state_dict().items():
-        _require(torch.equal(loaded.state_dict()[name], tensor), f"files must keep `{name}` bit for bit.")
+        _require(
+            torch.equal(loaded.state_dict()[name], tensor), f"files must keep `{name}` bit for bit."
+        )
     _require(loaded.encode(x) == model.encode(x), "files must keep the codes.")

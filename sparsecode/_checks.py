@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 
-def check_int(name: str, value: object, *, low: int | None = None, high: int | None = None,
-              high_name: str | None = None) -> int:
+def check_int(
+    name: str,
+    value: object,
+    *,
+    low: int | None = None,
+    high: int | None = None,
+    high_name: str | None = None,
+) -> int:
     """Return `value` as an int in [low, high]; bools and floats are refused.
 
     ``high_name`` names the bound in the message, e.g. ``"n_latents"``.
@@ -27,8 +33,14 @@ def check_int(name: str, value: object, *, low: int | None = None, high: int | N
     return number
 
 
-def check_float(name: str, value: object, *, low: float | None = None, high: float | None = None,
-                open_low: bool = False) -> float:
+def check_float(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+) -> float:
     """Return `value` as a finite float in [low, high], or (low, high] with `open_low`."""
     bracket = "(" if open_low else "["
     bounds = ""
@@ -36,7 +48,7 @@ def check_float(name: str, value: object, *, low: float | None = None, high: flo
         left = "(-inf" if low is None else f"{bracket}{low:g}"
         right = "inf)" if high is None else f"{high:g}]"
         bounds = f" in {left}, {right}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) and not _is_scalar(value):
+    if isinstance(value, bool) or (not isinstance(value, (int, float)) and not _is_scalar(value)):
         raise TypeError(f"`{name}` must be a number{bounds}; got {value!r}.")
     number = float(value)  # type: ignore[arg-type]
     too_low = low is not None and (number <= low if open_low else number < low)
@@ -62,7 +74,9 @@ def check_floating(name: str, tensor: object) -> Tensor:
     return tensor
 
 
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], axes: Sequence[str]) -> Tensor:
+def check_shape(
+    name: str, tensor: Tensor, expected: Sequence[int | None], axes: Sequence[str]
+) -> Tensor:
     """Return `tensor` if its shape equals `expected`; None accepts any size on that axis.
 
     ``axes`` names each axis for the message. A matrix of exactly the transposed
@@ -78,7 +92,8 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], axes:
         swapped = len(expected) == 2 and None not in expected and got == tuple(expected[::-1])
         hint = " Was it passed transposed?" if swapped else ""
         raise ValueError(
-            f"`{name}` must have shape ({', '.join(axes)}{comma}) = ({wanted}{comma}); got {got}.{hint}"
+            f"`{name}` must have shape ({', '.join(axes)}{comma}) = ({wanted}{comma}); "
+            f"got {got}.{hint}"
         )
     return tensor
 
@@ -87,12 +102,15 @@ def check_last_dim(name: str, tensor: Tensor, size: int, size_name: str) -> Tens
     """Return `tensor` if it has at least one axis and its last axis has `size` entries."""
     if tensor.ndim == 0 or tensor.shape[-1] != size:
         raise ValueError(
-            f"`{name}` must have shape (..., {size_name}) = (..., {size}); got {tuple(tensor.shape)}."
+            f"`{name}` must have shape (..., {size_name}) = (..., {size}); "
+            f"got {tuple(tensor.shape)}."
         )
     return tensor
 
 
-def check_finite(name: str, tensor: Tensor, *, advice: str = "Drop or repair those rows first.") -> Tensor:
+def check_finite(
+    name: str, tensor: Tensor, *, advice: str = "Drop or repair those rows first."
+) -> Tensor:
     """Return `tensor` if it holds no NaN and no infinity; the message names the first bad row."""
     # One reduction, no (N, D) mask on the good path: a sum is finite only if all parts are,
     # except for an overflow, which the exact test below then clears.
@@ -110,7 +128,8 @@ def check_same_device(first_name: str, first: Tensor, **others: Tensor | None) -
     for name, tensor in others.items():
         if tensor is not None and tensor.device != first.device:
             raise ValueError(
-                f"`{name}` must be on the device of `{first_name}` ({first.device}); got {tensor.device}."
+                f"`{name}` must be on the device of `{first_name}` ({first.device}); "
+                f"got {tensor.device}."
             )
 
 
@@ -131,7 +150,11 @@ def _interval(low: int | None, high: int | None, high_name: str | None) -> str:
 
 
 def _is_scalar(value: object) -> bool:
-    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0 and not isinstance(value, str)
+    return (
+        hasattr(value, "__float__")
+        and getattr(value, "ndim", 0) == 0
+        and not isinstance(value, str)
+    )
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -15,9 +15,14 @@ logger = logging.getLogger("sparsecode")
 _logged: set[str] = set()
 
 
-def choose_impl(op: str, impl: str, tensors: tuple[Tensor, ...], *,
-                cpu: Callable[[], str | None] | None = None,
-                triton: Callable[[], str | None] | None = None) -> str:
+def choose_impl(
+    op: str,
+    impl: str,
+    tensors: tuple[Tensor, ...],
+    *,
+    cpu: Callable[[], str | None] | None = None,
+    triton: Callable[[], str | None] | None = None,
+) -> str:
     """Return "reference", "cpu" or "triton" for one call of `op`.
 
     ``cpu`` and ``triton`` are None where the operation has no such implementation, else functions
@@ -48,6 +53,7 @@ def choose_impl(op: str, impl: str, tensors: tuple[Tensor, ...], *,
         objection = supports()
     if objection is not None:
         raise NotImplementedError(
-            f'`{op}(impl="{impl}")` is unsupported here: {objection}. Use impl="auto" or impl="reference".'
+            f'`{op}(impl="{impl}")` is unsupported here: {objection}. '
+            'Use impl="auto" or impl="reference".'
         )
     return impl

@@ -42,7 +42,8 @@ class SparseCodes:
 
     Examples
     --------
-    >>> codes = SparseCodes(torch.tensor([[2.0, 1.0], [3.0, 0.0]]), torch.tensor([[4, 0], [1, 2]]), 5)
+    >>> codes = SparseCodes(torch.tensor([[2.0, 1.0], [3.0, 0.0]]), torch.tensor([[4, 0], [1, 2]]),
+    5)
     >>> codes
     SparseCodes(shape=(2, 5), layout=fixed-k, entries=4, dtype=float32, device=cpu)
     >>> codes.n_active
@@ -72,7 +73,8 @@ class SparseCodes:
         if self.crow is None:
             if batch_shape is not None and tuple(batch_shape) != tuple(values.shape[:-1]):
                 raise ValueError(
-                    f"`batch_shape` must equal values.shape[:-1] = {tuple(values.shape[:-1])}; got {tuple(batch_shape)}."
+                    f"`batch_shape` must equal values.shape[:-1] = {tuple(values.shape[:-1])}; "
+                    f"got {tuple(batch_shape)}."
                 )
             self._batch_shape = tuple(values.shape[:-1])
         else:
@@ -144,7 +146,9 @@ class SparseCodes:
         """Return the dense matrix of shape (..., F); differentiable in the values."""
         rows = self.row_ids().reshape(-1)
         dense = self.values.new_zeros(self.n_rows, self.width)
-        dense = dense.index_put((rows, self.indices.reshape(-1)), self.values.reshape(-1), accumulate=True)
+        dense = dense.index_put(
+            (rows, self.indices.reshape(-1)), self.values.reshape(-1), accumulate=True
+        )
         return dense.reshape(self.shape)
 
     def to_scipy(self) -> scipy.sparse.csr_matrix:
@@ -154,7 +158,12 @@ class SparseCodes:
         float16 become float32, since SciPy has neither.
         """
         half = self.dtype in (torch.bfloat16, torch.float16)
-        values = self.values.detach().to("cpu", torch.float32 if half else self.dtype).reshape(-1).numpy()
+        values = (
+            self.values.detach()
+            .to("cpu", torch.float32 if half else self.dtype)
+            .reshape(-1)
+            .numpy()
+        )
         indices = self.indices.cpu().reshape(-1).numpy()
         if self.crow is None:
             per_row = self.values.shape[-1]
@@ -164,7 +173,9 @@ class SparseCodes:
         small = max(self.width, len(values)) < 2**31
         kind = np.int32 if small else np.int64
         matrix = scipy.sparse.csr_matrix(
-            (values, indices.astype(kind), crow.astype(kind)), shape=(self.n_rows, self.width), copy=True
+            (values, indices.astype(kind), crow.astype(kind)),
+            shape=(self.n_rows, self.width),
+            copy=True,
         )
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
@@ -187,16 +198,22 @@ class SparseCodes:
         """Move or convert the values as `Tensor.to` does; the indices only change device."""
         values = self.values.to(*args, **kwargs)
         crow = None if self.crow is None else self.crow.to(values.device)
-        return self._trusted(values, self.indices.to(values.device), self.width, crow, self._batch_shape)
+        return self._trusted(
+            values, self.indices.to(values.device), self.width, crow, self._batch_shape
+        )
 
     def detach(self) -> "SparseCodes":
         """Return the same codes with values cut from the autograd graph."""
-        return self._trusted(self.values.detach(), self.indices, self.width, self.crow, self._batch_shape)
+        return self._trusted(
+            self.values.detach(), self.indices, self.width, self.crow, self._batch_shape
+        )
 
     def with_values(self, values: Tensor) -> "SparseCodes":
         """Return codes with the same support and other values of the same shape."""
         if values.shape != self.values.shape:
-            raise ValueError(f"`values` must have shape {tuple(self.values.shape)}; got {tuple(values.shape)}.")
+            raise ValueError(
+                f"`values` must have shape {tuple(self.values.shape)}; got {tuple(values.shape)}."
+            )
         return self._trusted(values, self.indices, self.width, self.crow, self._batch_shape)
 
     def flatten(self) -> "SparseCodes":
@@ -210,14 +227,19 @@ class SparseCodes:
         if self.crow is not None:
             return self._trusted(self.values, self.indices, self.width, self.crow, batch_shape)
         last = self.values.shape[-1]
-        values, indices = self.values.reshape(*batch_shape, last), self.indices.reshape(*batch_shape, last)
+        values, indices = (
+            self.values.reshape(*batch_shape, last),
+            self.indices.reshape(*batch_shape, last),
+        )
         return self._trusted(values, indices, self.width)
 
     def to_ragged(self) -> "SparseCodes":
         """Return ragged rows without padding, entries in their present order."""
         keep = self.values != 0
         crow = torch.nn.functional.pad(self.n_active.reshape(-1).cumsum(0), (1, 0))
-        return self._trusted(self.values[keep], self.indices[keep], self.width, crow, self._batch_shape)
+        return self._trusted(
+            self.values[keep], self.indices[keep], self.width, crow, self._batch_shape
+        )
 
     def to_fixed(self) -> "SparseCodes":
         """Return fixed-k rows, padded with zeros at latent 0 to the longest row."""
@@ -228,7 +250,9 @@ class SparseCodes:
         rows = self.row_ids()
         places = torch.arange(self.values.numel(), device=self.device) - self.crow[rows]
         values = self.values.new_zeros(self.n_rows, longest).index_put((rows, places), self.values)
-        indices = self.indices.new_zeros(self.n_rows, longest).index_put((rows, places), self.indices)
+        indices = self.indices.new_zeros(self.n_rows, longest).index_put(
+            (rows, places), self.indices
+        )
         return self._trusted(values, indices, self.width).reshape(*self._batch_shape)
 
     def truncate(self, k: int) -> "SparseCodes":
@@ -241,21 +265,28 @@ class SparseCodes:
         if self.crow is None:
             order = self._descending()
             picked = order[..., :k]
-            return self._trusted(self.values.gather(-1, picked), self.indices.gather(-1, picked), self.width)
+            return self._trusted(
+                self.values.gather(-1, picked), self.indices.gather(-1, picked), self.width
+            )
         order = self._descending()
         rows = self.row_ids()  # sorted by row before and after the reordering within rows
         places = torch.arange(rows.numel(), device=self.device) - self.crow[rows]
         keep = order[places < k]
         crow = torch.nn.functional.pad(self.crow.diff().clamp(max=k).cumsum(0), (1, 0))
-        return self._trusted(self.values[keep], self.indices[keep], self.width, crow, self._batch_shape)
+        return self._trusted(
+            self.values[keep], self.indices[keep], self.width, crow, self._batch_shape
+        )
 
     def __getitem__(self, rows: Any) -> "SparseCodes":
-        """Select rows as a tensor of shape ``shape[:-1]`` would: by int, slice, mask or id tensor."""
+        """Select rows, by int, slice, mask or ids, as a tensor of shape ``shape[:-1]`` would."""
         if isinstance(rows, np.ndarray):
             rows = torch.from_numpy(rows).to(self.device)
         if self.crow is None:
             if isinstance(rows, tuple) and len(rows) > len(self._batch_shape):
-                raise IndexError(f"`rows` must index the {len(self._batch_shape)} leading axes; got {len(rows)} indices.")
+                raise IndexError(
+                    f"`rows` must index the {len(self._batch_shape)} leading axes; "
+                    f"got {len(rows)} indices."
+                )
             if not self._batch_shape:
                 raise IndexError("`rows` must index a leading axis; got codes of a single row.")
             return self._trusted(self.values[rows], self.indices[rows], self.width)
@@ -266,7 +297,9 @@ class SparseCodes:
         total = int(crow[-1])
         shift = (self.crow[flat] - crow[:-1]).repeat_interleave(lengths, output_size=total)
         entries = torch.arange(total, device=self.device) + shift
-        return self._trusted(self.values[entries], self.indices[entries], self.width, crow, tuple(picked.shape))
+        return self._trusted(
+            self.values[entries], self.indices[entries], self.width, crow, tuple(picked.shape)
+        )
 
     def __len__(self) -> int:
         """Return the length of the first leading axis."""
@@ -285,19 +318,31 @@ class SparseCodes:
         widths = {part.width for part in parts}
         inner = {part.shape[1:-1] for part in parts}
         if len(widths) > 1 or len(inner) > 1 or any(len(part.shape) < 2 for part in parts):
-            raise ValueError(f"`parts` must agree in all but the first axis; got shapes {[p.shape for p in parts]}.")
+            raise ValueError(
+                f"`parts` must agree in all but the first axis; "
+                f"got shapes {[part.shape for part in parts]}."
+            )
         width = parts[0].width
         if all(part.crow is None for part in parts):
             longest = max(part.values.shape[-1] for part in parts)
             pads = [(0, longest - part.values.shape[-1]) for part in parts]
-            values = [torch.nn.functional.pad(part.values, pad) for part, pad in zip(parts, pads, strict=True)]
-            indices = [torch.nn.functional.pad(part.indices, pad) for part, pad in zip(parts, pads, strict=True)]
+            values = [
+                torch.nn.functional.pad(part.values, pad)
+                for part, pad in zip(parts, pads, strict=True)
+            ]
+            indices = [
+                torch.nn.functional.pad(part.indices, pad)
+                for part, pad in zip(parts, pads, strict=True)
+            ]
             return cls._trusted(torch.cat(values), torch.cat(indices), width)
         ragged = [part if part.crow is not None else part.to_ragged() for part in parts]
         lengths = torch.cat([part.crow.diff() for part in ragged if part.crow is not None])
         crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         batch_shape = (sum(len(part) for part in parts), *parts[0].shape[1:-1])
-        values, indices = torch.cat([p.values for p in ragged]), torch.cat([p.indices for p in ragged])
+        values, indices = (
+            torch.cat([p.values for p in ragged]),
+            torch.cat([p.indices for p in ragged]),
+        )
         return cls._trusted(values, indices, width, crow, batch_shape)
 
     def __eq__(self, other: object) -> bool:
@@ -310,8 +355,13 @@ class SparseCodes:
         if self.shape != other.shape or self.dtype != other.dtype:
             return False
         mine, theirs = self.to_scipy(), other.to_scipy()
-        same_support = np.array_equal(mine.indptr, theirs.indptr) and np.array_equal(mine.indices, theirs.indices)
-        return bool(same_support and np.array_equal(mine.data, theirs.data, equal_nan=mine.data.dtype.kind == "f"))
+        same_support = np.array_equal(mine.indptr, theirs.indptr) and np.array_equal(
+            mine.indices, theirs.indices
+        )
+        return bool(
+            same_support
+            and np.array_equal(mine.data, theirs.data, equal_nan=mine.data.dtype.kind == "f")
+        )
 
     def __repr__(self) -> str:
         layout = "ragged" if self.is_ragged else "fixed-k"
@@ -324,12 +374,20 @@ class SparseCodes:
     def _descending(self) -> Tensor:
         """Order of the entries within each row: active first, larger first, lower id first."""
         values = self.values.detach()
-        key = values.float().masked_fill(values == 0, -math.inf).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        key = (
+            values.float()
+            .masked_fill(values == 0, -math.inf)
+            .nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        )
         padding = values == 0
         if self.crow is None:
             order = self.indices.argsort(dim=-1, stable=True)
-            order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
-            return order.gather(-1, padding.gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True))
+            order = order.gather(
+                -1, key.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
+            )
+            return order.gather(
+                -1, padding.gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True)
+            )
         order = self.indices.argsort(stable=True)
         order = order[key[order].argsort(descending=True, stable=True)]
         order = order[padding[order].to(torch.uint8).argsort(stable=True)]
@@ -339,27 +397,40 @@ class SparseCodes:
 def _check_entries(values: Tensor, indices: Tensor, width: int) -> None:
     if not isinstance(values, Tensor) or not isinstance(indices, Tensor):
         raise TypeError(
-            f"`values` and `indices` must be tensors; got {type(values).__name__} and {type(indices).__name__}."
+            f"`values` and `indices` must be tensors; "
+            f"got {type(values).__name__} and {type(indices).__name__}."
         )
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise TypeError(f"`indices` must be an integer tensor; got dtype {str(indices.dtype).removeprefix('torch.')}.")
+        raise TypeError(
+            f"`indices` must be an integer tensor; "
+            f"got dtype {str(indices.dtype).removeprefix('torch.')}."
+        )
     if values.shape != indices.shape or values.ndim == 0:
         raise ValueError(
-            f"`values` and `indices` must have the same shape (..., K); got {tuple(values.shape)} and {tuple(indices.shape)}."
+            f"`values` and `indices` must have the same shape (..., K); "
+            f"got {tuple(values.shape)} and {tuple(indices.shape)}."
         )
     if values.device != indices.device:
-        raise ValueError(f"`indices` must be on the device of `values` ({values.device}); got {indices.device}.")
+        raise ValueError(
+            f"`indices` must be on the device of `values` ({values.device}); got {indices.device}."
+        )
     if indices.numel():
         low, high = (int(bound) for bound in torch.aminmax(indices))
         if low < 0 or high >= width:
-            raise ValueError(f"`indices` must lie in [0, width) = [0, {width}); got values from {low} to {high}.")
+            raise ValueError(
+                f"`indices` must lie in [0, width) = [0, {width}); got values from {low} to {high}."
+            )
 
 
 def _checked_crow(crow: Tensor, values: Tensor) -> Tensor:
     if values.ndim != 1:
-        raise ValueError(f"`values` must have shape (nnz,) when `crow` is given; got {tuple(values.shape)}.")
+        raise ValueError(
+            f"`values` must have shape (nnz,) when `crow` is given; got {tuple(values.shape)}."
+        )
     crow = crow.long()
     rises = crow.ndim == 1 and crow.numel() >= 1 and bool((crow.diff() >= 0).all())
     if not rises or int(crow[0]) != 0 or int(crow[-1]) != values.numel():
-        raise ValueError(f"`crow` must rise from 0 to nnz = {values.numel()}; got {crow.tolist()[:8]}.")
+        raise ValueError(
+            f"`crow` must rise from 0 to nnz = {values.numel()}; got {crow.tolist()[:8]}."
+        )
     return crow

@@ -1,8 +1,8 @@
 """Files: atomic writes, checksummed JSON and safetensors, and nothing from disk is ever executed.
 
 Every file appears under its final name complete or not at all: it is written beside its
-destination, flushed to the disk and renamed. JSON files carry a checksum of their own bytes and name
-the SHA-256 of the tensor files that belong to them, so a flipped or missing byte is refused.
+destination, flushed to the disk and renamed. JSON files carry a checksum of their own bytes and
+name the SHA-256 of the tensor files that belong to them, so a flipped or missing byte is refused.
 """
 
 import errno
@@ -46,13 +46,15 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        )
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -81,7 +83,9 @@ def write_bytes(path: str | Path, data: bytes) -> str:
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object atomically, with a checksum of its own text as the last key."""
     if CHECKSUM in value:
-        raise ValueError(f"`value` must not hold the reserved key {CHECKSUM!r}; got it. Rename that key.")
+        raise ValueError(
+            f"`value` must not hold the reserved key {CHECKSUM!r}; got it. Rename that key."
+        )
     write_bytes(path, _sealed(dict(value)).encode())
 
 
@@ -100,7 +104,14 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode())
         found = value.pop(CHECKSUM)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError):
+    except (
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ):
         raise _corrupt(path, "it is not a complete JSON file with a checksum") from None
     if not isinstance(found, str) or _sealed(value).encode() != raw:
         raise _corrupt(path, "its checksum does not match its text")
@@ -113,8 +124,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
     return write_bytes(path, _to_safetensors(plain))
 
 
-def load_tensors(path: str | Path, *, sha256: str | None = None,
-                 device: str | torch.device = "cpu") -> dict[str, Tensor]:
+def load_tensors(
+    path: str | Path, *, sha256: str | None = None, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Parameters
@@ -154,12 +166,15 @@ def _read(path: Path) -> bytes:
 def _sealed(value: dict[str, Any]) -> str:
     body = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=True)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return json.dumps({**value, CHECKSUM: digest}, indent=1, ensure_ascii=True, allow_nan=True) + "\n"
+    return (
+        json.dumps({**value, CHECKSUM: digest}, indent=1, ensure_ascii=True, allow_nan=True) + "\n"
+    )
 
 
 def _corrupt(path: Path, fact: str) -> CorruptFileError:
     return CorruptFileError(
-        f"`{path}` must hold exactly what was written; {fact}. Restore it from a copy or make it again."
+        f"`{path}` must hold exactly what was written; {fact}. "
+        "Restore it from a copy or make it again."
     )
 
 
@@ -183,5 +198,7 @@ def _one_sentence(path: Path, error: OSError) -> OSError:
         errno.ENOTDIR: ("a part of the path is a file", "Choose another folder."),
         errno.EEXIST: ("a part of the path is a file", "Choose another folder."),
     }
-    fact, advice = facts.get(error.errno or 0, (error.strerror or str(error), "Nothing was changed there."))
+    fact, advice = facts.get(
+        error.errno or 0, (error.strerror or str(error), "Nothing was changed there.")
+    )
     return type(error)(error.errno, f"`{path}` must be writable; {fact}. {advice}")

@@ -11,7 +11,14 @@ CHUNK_ENTRIES = 1 << 21  # pre-activations of dead latents held at a time
 
 
 def auxk_loss(
-    x: Tensor, residual: Tensor, W_enc: Tensor, b_enc: Tensor | None, W_dec: Tensor, *, dead_latents: Tensor, k_aux: int
+    x: Tensor,
+    residual: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor | None,
+    W_dec: Tensor,
+    *,
+    dead_latents: Tensor,
+    k_aux: int,
 ) -> Tensor:
     """Let dead latents explain what the living ones left over (AuxK).
 
@@ -56,7 +63,16 @@ def auxk_loss(
     if not dead.numel() or not x.shape[0]:
         return x.new_zeros(())
     collectors = (row_gradient_of(W_enc), row_gradient_of(W_dec))
-    return _AuxK.apply(x.detach(), residual.detach(), W_enc, b_enc, W_dec, dead, min(k_aux, dead.numel()), collectors)
+    return _AuxK.apply(
+        x.detach(),
+        residual.detach(),
+        W_enc,
+        b_enc,
+        W_dec,
+        dead,
+        min(k_aux, dead.numel()),
+        collectors,
+    )
 
 
 class _AuxK(torch.autograd.Function):
@@ -70,8 +86,12 @@ class _AuxK(torch.autograd.Function):
         grad_bias = encoder.new_zeros(len(dead))
         total = encoder.new_zeros((), dtype=torch.float64)
         n_rows = x_ND.shape[0]
-        for x, e in zip(*(t.split(max(1, CHUNK_ENTRIES // len(dead))) for t in (x_ND, residual_ND)), strict=True):
-            code = _positive_topk(x @ encoder.t() if bias is None else torch.addmm(bias, x, encoder.t()), k_aux)
+        for x, e in zip(
+            *(t.split(max(1, CHUNK_ENTRIES // len(dead))) for t in (x_ND, residual_ND)), strict=True
+        ):
+            code = _positive_topk(
+                x @ encoder.t() if bias is None else torch.addmm(bias, x, encoder.t()), k_aux
+            )
             error = torch.addmm(e, code, decoder, beta=-1)
             total += error.square().sum(dtype=torch.float64)
             error *= 2.0 / n_rows
@@ -107,7 +127,9 @@ def _positive_topk(z: Tensor, k_aux: int) -> Tensor:
     return torch.zeros_like(z).scatter_(1, codes.indices, codes.values.relu())
 
 
-def _deliver(collector: RowGradient | None, dead: Tensor, rows: Tensor, width: int) -> Tensor | None:
+def _deliver(
+    collector: RowGradient | None, dead: Tensor, rows: Tensor, width: int
+) -> Tensor | None:
     """Hand gradient rows of the dead latents to an optimizer's collector, or return them dense."""
     if collector is None:
         return rows.new_zeros(width, rows.shape[1]).index_copy(0, dead, rows)

@@ -48,7 +48,11 @@ def max_new_bytes(call: Callable[[], Any]) -> int:
         tracemalloc.stop()
     del result
     results = profiler.profiler.kineto_results  # type: ignore[union-attr]
-    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in results.events()
+        if event.name() == "[memory]"
+    ]
     held = peak = 0
     for _, change in sorted(changes, key=lambda item: item[0]):
         held += change

@@ -19,8 +19,8 @@ class Losses:
     Parameters
     ----------
     terms : dict of str to Tensor
-        Weighted scalars; the trainer sums and logs them. The reconstruction error is a mean over rows
-        of the sum over features, in squared units of the activations.
+        Weighted scalars; the trainer sums and logs them. The reconstruction error is a mean over
+        rows of the sum over features, in squared units of the activations.
     codes : SparseCodes of shape (N, F)
         The codes of this batch; latents with a value other than 0 count as fired.
     reconstruction : Tensor of shape (N, D)
@@ -66,8 +66,8 @@ class AbstractAutoencoder(nn.Module, ABC):
         ----------
         x : Tensor of shape (..., D), floating
         k : int or None, default=None
-            Number of entries to keep in each row, where the architecture has such a number; None keeps
-            as many as it was made for.
+            Number of entries to keep in each row, where the architecture has such a number; None
+            keeps as many as it was made for.
 
         Returns
         -------
@@ -75,7 +75,9 @@ class AbstractAutoencoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss_terms(self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None) -> Losses:
+    def loss_terms(
+        self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
+    ) -> Losses:
         """Return the training loss of a batch as named, weighted terms.
 
         Parameters
@@ -96,11 +98,11 @@ class AbstractAutoencoder(nn.Module, ABC):
         """Return the reconstruction of `x`, same shape and dtype."""
         return self.decode(self.encode(x))
 
-    def initialize(self, sample: Tensor) -> None:  # noqa: B027  an optional step, not a missing one
-        """Adapt the start to a sample of activations; the trainer calls this once, before step 0."""
+    def initialize(self, sample: Tensor) -> None:
+        """Adapt the start to a sample of activations; the trainer calls this before step 0."""
 
-    def set_progress(self, progress: float) -> None:  # noqa: B027  an optional step, not a missing one
-        """Follow a schedule; the trainer calls this before each step with the share done, in [0, 1]."""
+    def set_progress(self, progress: float) -> None:
+        """Follow a schedule; called before each step with the share done, in [0, 1]."""
 
     def config(self) -> dict[str, Any]:
         """Return the constructor arguments, ready for JSON."""
@@ -109,7 +111,8 @@ class AbstractAutoencoder(nn.Module, ABC):
     def parameter_groups(self, *, activation_scale: float = 1.0) -> list[dict[str, Any]]:
         """Return groups for `sparsecode.optim.RowAdam`.
 
-        Biases live on the scale of the activations, dictionary rows on a scale of one, so biases get
+        Biases live on the scale of the activations, dictionary rows on a scale of one, so biases
+        get
         ``lr_scale = activation_scale``: training is then equivariant to the scale of the data.
 
         Parameters
@@ -124,17 +127,26 @@ class AbstractAutoencoder(nn.Module, ABC):
             unit_norm = name == "W_dec" and self.unit_norm_decoder
             scale = activation_scale if name.startswith("b_") else 1.0
             groups.append(
-                {"params": [parameter], "latent_dim": latent_dim, "unit_norm": unit_norm, "lr_scale": scale}
+                {
+                    "params": [parameter],
+                    "latent_dim": latent_dim,
+                    "unit_norm": unit_norm,
+                    "lr_scale": scale,
+                }
             )
         return groups
 
     def _checked(self, x: Tensor) -> Tensor:
         """Return `x` in the dtype of the weights after looking at its width."""
         if not isinstance(x, Tensor):
-            raise TypeError(f"`x` must be a torch.Tensor; got {type(x).__name__}. Use torch.from_numpy first.")
+            raise TypeError(
+                f"`x` must be a torch.Tensor; got {type(x).__name__}. Use torch.from_numpy first."
+            )
         check_last_dim("x", x, self.n_features, "n_features")
         if x.device != self.b_dec.device:
-            raise ValueError(f"`x` must be on the device of the model ({self.b_dec.device}); got {x.device}.")
+            raise ValueError(
+                f"`x` must be on the device of the model ({self.b_dec.device}); got {x.device}."
+            )
         return x.to(self.W_enc.dtype)
 
 

@@ -12,8 +12,8 @@ class KSparse(AbstractAutoencoder):
     """Keep the k largest signed activations of a linear, tied encoder.
 
     ``z = x W + b_enc``; ``a`` keeps the k largest values of ``z`` (not magnitudes, no ReLU);
-    ``xhat = a W^T + b_dec``. In training k falls linearly from `k_start` to `k`, which keeps units from
-    dying early; at inference ``alpha * k`` units are kept.
+    ``xhat = a W^T + b_dec``. In training k falls linearly from `k_start` to `k`, which keeps units
+    from dying early; at inference ``alpha * k`` units are kept.
 
     Parameters
     ----------
@@ -66,17 +66,23 @@ class KSparse(AbstractAutoencoder):
         self.current_k = self.k
 
     @property
-    def W_dec(self) -> Tensor:  # type: ignore[override]
+    def W_dec(self) -> Tensor:  # type: ignore[override]  # noqa: N802  the field's name
         """The transpose of ``W_enc``: weights are tied."""
         return self.W_enc.t()
 
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
-        """Return the largest signed activations: the schedule's k in training, ``alpha * k`` otherwise."""
+        """Return the largest signed activations, ``alpha * k`` of them; in training as scheduled."""
         if k is None:
-            k = self.current_k if self.training else min(self.n_latents, max(1, round(self.alpha * self.k)))
+            k = (
+                self.current_k
+                if self.training
+                else min(self.n_latents, max(1, round(self.alpha * self.k)))
+            )
         return self._codes(self._checked(x), k).to(x.dtype)
 
-    def loss_terms(self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None) -> Losses:
+    def loss_terms(
+        self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
+    ) -> Losses:
         """Return the squared error ``"mse"``; there is no auxiliary term."""
         codes = self._codes(self._checked(x), self.current_k)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)

@@ -5,7 +5,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sae.autoencoders.base import AbstractAutoencoder, Losses, geometric_median, latent_columns, random_rows
+from sae.autoencoders.base import (
+    AbstractAutoencoder,
+    Losses,
+    geometric_median,
+    latent_columns,
+    random_rows,
+)
 from sparsecode import SparseCodes, decode_mse, encode_topk
 from sparsecode._checks import check_float, check_int
 from sparsecode.losses import auxk_loss
@@ -15,8 +21,8 @@ class TopK(AbstractAutoencoder):
     """Keep the k largest pre-activations of each row.
 
     ``a = TopK(ReLU((x - b_dec) W_enc + b_enc))``, ``xhat = a W_dec + b_dec``; the loss is
-    ``||x - xhat||^2`` plus `aux_coefficient` times the AuxK term on dead latents. The encoder starts as
-    the transpose of the decoder (separate storage); decoder rows have unit norm.
+    ``||x - xhat||^2`` plus `aux_coefficient` times the AuxK term on dead latents. The encoder
+    starts as the transpose of the decoder (separate storage); decoder rows have unit norm.
 
     Parameters
     ----------
@@ -78,7 +84,9 @@ class TopK(AbstractAutoencoder):
         """Return the k largest latents of each row, descending."""
         return self._codes(self._checked(x), self.k if k is None else k).to(x.dtype)
 
-    def loss_terms(self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None) -> Losses:
+    def loss_terms(
+        self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
+    ) -> Losses:
         """Return the squared error ``"mse"`` and, with dead latents, ``"auxk"``."""
         x = self._checked(x)
         codes = self._codes(x, self.k)
@@ -105,7 +113,11 @@ class TopK(AbstractAutoencoder):
         first = self.decode(self._codes(sample, self.k)) - self.b_dec
         energy = first.double().square().sum()
         if energy > 0:
-            self.W_enc.mul_(((first.double() * centered.double()).sum() / energy).clamp(min=1e-3).float())
+            self.W_enc.mul_(
+                ((first.double() * centered.double()).sum() / energy).clamp(min=1e-3).float()
+            )
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
-        return encode_topk(x, self.W_enc, self.b_enc, k, pre_bias=self.b_dec if self.pre_bias else None)
+        return encode_topk(
+            x, self.W_enc, self.b_enc, k, pre_bias=self.b_dec if self.pre_bias else None
+        )

@@ -25,7 +25,8 @@ class SortedEntries:
     def of(cls, indices: Tensor, rows: Tensor, coefficients: Tensor, width: int) -> "SortedEntries":
         """Sort entries given flat: latent id, row and coefficient of each.
 
-        Entries of coefficient 0 are left out, so that a NaN in a row that nothing chose stays there.
+        Entries of coefficient 0 are left out, so that a NaN in a row that nothing chose stays
+        there.
         """
         live = coefficients.nonzero().flatten()
         if live.numel() < coefficients.numel():
@@ -55,8 +56,8 @@ class RowGradient:
     """The gradient that one backward pass, or several, leave for an (F, D) matrix.
 
     An optimizer that wants it sets ``parameter.row_gradient = RowGradient(width)``; the backward
-    functions of `decode`, `decode_mse` and `encode_topk` then add to it and leave ``.grad`` alone. When
-    the lists of many accumulated batches outgrow the dense matrix, they are summed into one.
+    functions of `decode`, `decode_mse` and `encode_topk` then add to it and leave ``.grad`` alone.
+    When the lists of many accumulated batches outgrow the dense matrix, they are summed into one.
     """
 
     width: int
@@ -65,7 +66,7 @@ class RowGradient:
     _sorted: list[tuple[SortedEntries, Tensor]] = field(default_factory=list)
 
     def add(self, indices: Tensor, rows: Tensor, coefficients: Tensor, table: Tensor) -> None:
-        """Add ``sum of coefficients * table[rows]`` at latents `indices`; the first three are flat."""
+        """Add ``sum of coefficients * table[rows]`` at latents `indices`, flat lists of entries."""
         self.factors.append((indices, rows, coefficients, table))
         if len(self.factors) > 1 and sum(t.shape[0] for *_, t in self.factors) > self.width:
             self.dense = self.to_dense()
@@ -84,7 +85,7 @@ class RowGradient:
             self.dense *= factor
 
     def sums(self, start: int, stop: int) -> Tensor | None:
-        """Return rows ``start:stop`` of the gradient in a new tensor, or None if there is none at all."""
+        """Return rows ``start:stop`` of the gradient in a new tensor, or None without any."""
         if len(self._sorted) != len(self.factors):
             self._sorted = [
                 (SortedEntries.of(indices, rows, coefficients, self.width), table)
@@ -106,7 +107,7 @@ class RowGradient:
 
 
 def row_gradient_of(matrix: Tensor) -> RowGradient | None:
-    """Return the collector of `matrix`, a parameter or the transpose of one, if an optimizer set one."""
+    """Return what an optimizer set to collect for `matrix`, a parameter or its transpose."""
     owner = matrix._base if matrix._is_view() else matrix
     if owner is None:
         return None
@@ -114,6 +115,8 @@ def row_gradient_of(matrix: Tensor) -> RowGradient | None:
     return owner.__dict__.get("row_gradient") if same else None
 
 
-def dense_rows(indices: Tensor, rows: Tensor, coefficients: Tensor, table: Tensor, width: int) -> Tensor:
+def dense_rows(
+    indices: Tensor, rows: Tensor, coefficients: Tensor, table: Tensor, width: int
+) -> Tensor:
     """Return the dense gradient of shape (F, D), each row summed in a fixed order."""
     return SortedEntries.of(indices, rows, coefficients, width).sums(table, 0, width)

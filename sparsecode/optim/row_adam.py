@@ -17,15 +17,15 @@ class RowAdam(torch.optim.Optimizer):
 
     For every parameter whose group names the axis of its latents, a block of rows at a time:
     the gradient rows are summed from sparse lists (in a fixed order, never a dense (F, D)
-    gradient), their component along a unit-norm row is removed, Adam's step is taken, and the row is
-    scaled back to unit norm. Equals dense gradients with `torch.optim.Adam` up to rounding.
+    gradient), their component along a unit-norm row is removed, Adam's step is taken, and the row
+    is scaled back to unit norm. Equals dense gradients with `torch.optim.Adam` up to rounding.
 
     Parameters
     ----------
     params : iterable of Tensor or of dict
         Groups may hold, beside ``lr``, ``betas`` and ``eps``: ``latent_dim`` (0 or 1, the axis
-        of the latents of 2-D parameters; None for any other parameter) and ``unit_norm`` (bool: keep
-        rows at unit norm and project their gradient).
+        of the latents of 2-D parameters; None for any other parameter) and ``unit_norm`` (bool:
+        keep rows at unit norm and project their gradient).
     lr : float, default=1e-3
     betas : pair of float, default=(0.9, 0.999)
     eps : float, default=1e-8
@@ -122,7 +122,9 @@ class RowAdam(torch.optim.Optimizer):
         if latent_dim is None:
             return [] if parameter.grad is None else [parameter.grad.double().square().sum()]
         n_rows = parameter.shape[latent_dim]
-        blocks = (_gradient_rows(parameter, latent_dim, *span) for span in _spans(parameter, n_rows))
+        blocks = (
+            _gradient_rows(parameter, latent_dim, *span) for span in _spans(parameter, n_rows)
+        )
         return [block.double().square().sum() for block in blocks if block is not None]
 
     def _state_of(self, parameter: Tensor, shape: torch.Size) -> dict[str, Any]:
@@ -139,7 +141,9 @@ class RowAdam(torch.optim.Optimizer):
             return
         state = self._state_of(parameter, parameter.shape)
         state["step"] += 1
-        _adam(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], group)
+        _adam(
+            parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], group
+        )
 
     def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
         rows_FD = _rows_view(parameter.detach(), group["latent_dim"])
@@ -151,7 +155,9 @@ class RowAdam(torch.optim.Optimizer):
             gradient = _gradient_rows(parameter, group["latent_dim"], start, stop)
             rows = rows_FD[start:stop]
             if group["unit_norm"]:
-                gradient.addcmul_(torch.linalg.vecdot(gradient, rows).unsqueeze(1), rows, value=-1.0)
+                gradient.addcmul_(
+                    torch.linalg.vecdot(gradient, rows).unsqueeze(1), rows, value=-1.0
+                )
             moments = (state["exp_avg"][start:stop], state["exp_avg_sq"][start:stop])
             _adam(rows, gradient, *moments, state["step"], group)
             if group["unit_norm"]:
@@ -179,8 +185,15 @@ def _spans(parameter: Tensor, n_rows: int) -> list[tuple[int, int]]:
     return [(start, min(start + block, n_rows)) for start in range(0, n_rows, max(1, block))]
 
 
-def _adam(weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: Tensor, group: dict[str, Any]) -> None:
-    """Take Adam's step in place; the fused kernel reads raw memory, so everything must be contiguous."""
+def _adam(
+    weight: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: Tensor,
+    group: dict[str, Any],
+) -> None:
+    """Take Adam's step in place; the fused kernel reads raw memory, so all must be contiguous."""
     target = weight if weight.is_contiguous() else weight.contiguous()
     beta1, beta2 = group["betas"]
     step = step.to(weight.device)

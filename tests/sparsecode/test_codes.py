@@ -34,7 +34,8 @@ def test_scipy_and_dense_agree_for_any_shape(ragged, n_rows, width, data):
     csr = codes.to_scipy()
     assert csr.shape == (n_rows, width) == codes.shape
     np.testing.assert_array_equal(csr.toarray(), codes.to_dense().numpy())
-    assert csr.has_canonical_format and csr.nnz == int(codes.n_active.sum())
+    assert csr.has_canonical_format
+    assert csr.nnz == int(codes.n_active.sum())
     assert SparseCodes.from_scipy(csr) == codes
 
 
@@ -50,7 +51,16 @@ def test_repeated_indices_add(ragged):
 @layouts
 @pytest.mark.parametrize(
     "rows",
-    [2, -1, slice(1, 4), slice(None, None, 2), [3, 0, 0], np.array([1, 4]), torch.arange(5) % 2 == 0, slice(0, 0)],
+    [
+        2,
+        -1,
+        slice(1, 4),
+        slice(None, None, 2),
+        [3, 0, 0],
+        np.array([1, 4]),
+        torch.arange(5) % 2 == 0,
+        slice(0, 0),
+    ],
     ids=["int", "negative", "slice", "stride", "list", "array", "mask", "empty"],
 )
 def test_row_selection_is_that_of_the_dense_matrix(ragged, rows):
@@ -62,7 +72,9 @@ def test_row_selection_is_that_of_the_dense_matrix(ragged, rows):
 @layouts
 def test_leading_axes_are_kept(ragged):
     codes = random_codes(6, 7, 3, ragged=ragged).reshape(2, 3)
-    assert codes.shape == (2, 3, 7) and codes.n_rows == 6 and len(codes) == 2
+    assert codes.shape == (2, 3, 7)
+    assert codes.n_rows == 6
+    assert len(codes) == 2
     assert codes.n_active.shape == (2, 3)
     assert codes.to_dense().shape == (2, 3, 7)
     assert codes[1].shape == (3, 7)
@@ -92,7 +104,10 @@ def test_truncate_breaks_ties_by_id_and_puts_padding_last():
 
 @layouts
 def test_concatenation_is_that_of_the_dense_matrices(ragged):
-    first, second = random_codes(3, 9, 2, ragged=ragged), random_codes(2, 9, 4, ragged=False, seed=5)
+    first, second = (
+        random_codes(3, 9, 2, ragged=ragged),
+        random_codes(2, 9, 4, ragged=False, seed=5),
+    )
     both = SparseCodes.cat([first, second])
     assert both.is_ragged == ragged
     assert torch.equal(both.to_dense(), torch.cat([first.to_dense(), second.to_dense()]))
@@ -102,7 +117,9 @@ def test_concatenation_is_that_of_the_dense_matrices(ragged):
 
 def test_equality_ignores_layout_order_and_padding():
     fixed = SparseCodes(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[4, 1, 2]]), 6)
-    other = SparseCodes(torch.tensor([1.0, 3.0]), torch.tensor([1, 4]), 6, crow=torch.tensor([0, 2]))
+    other = SparseCodes(
+        torch.tensor([1.0, 3.0]), torch.tensor([1, 4]), 6, crow=torch.tensor([0, 2])
+    )
     assert fixed == other
     assert fixed != SparseCodes(torch.tensor([[3.0, 2.0]]), torch.tensor([[4, 1]]), 6)
     assert fixed != other.to(torch.float64)
@@ -114,12 +131,15 @@ def test_equality_ignores_layout_order_and_padding():
 def test_fixed_and_ragged_convert_into_each_other(ragged):
     codes = random_codes(6, 13, 4, ragged=ragged)
     assert codes.to_ragged() == codes == codes.to_fixed()
-    assert codes.to_ragged().is_ragged and not codes.to_fixed().is_ragged
+    assert codes.to_ragged().is_ragged
+    assert not codes.to_fixed().is_ragged
 
 
 @layouts
 def test_values_stay_in_the_autograd_graph(ragged):
-    dense = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    dense = torch.randn(
+        4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     codes = topk(dense, 3)
     codes = codes.to_ragged() if ragged else codes
     codes.to_dense().square().sum().backward()
@@ -143,25 +163,51 @@ def test_half_precision_reaches_scipy_as_float32():
 @pytest.mark.parametrize(
     ("build", "error", "sentence"),
     [
-        (lambda: SparseCodes(torch.ones(2, 2), torch.ones(2, 2), 5), TypeError, "`indices` must be an integer tensor"),
-        (lambda: SparseCodes(torch.ones(2, 2), torch.zeros(2, 3).long(), 5), ValueError, "same shape"),
-        (lambda: SparseCodes(torch.ones(1, 1), torch.tensor([[5]]), 5), ValueError, r"lie in \[0, width\) = \[0, 5\)"),
-        (lambda: SparseCodes(torch.ones(1, 1), torch.tensor([[-1]]), 5), ValueError, r"lie in \[0, width\)"),
+        (
+            lambda: SparseCodes(torch.ones(2, 2), torch.ones(2, 2), 5),
+            TypeError,
+            "`indices` must be an integer tensor",
+        ),
+        (
+            lambda: SparseCodes(torch.ones(2, 2), torch.zeros(2, 3).long(), 5),
+            ValueError,
+            "same shape",
+        ),
+        (
+            lambda: SparseCodes(torch.ones(1, 1), torch.tensor([[5]]), 5),
+            ValueError,
+            r"lie in \[0, width\) = \[0, 5\)",
+        ),
+        (
+            lambda: SparseCodes(torch.ones(1, 1), torch.tensor([[-1]]), 5),
+            ValueError,
+            r"lie in \[0, width\)",
+        ),
         (lambda: SparseCodes([1.0], [0], 5), TypeError, "must be tensors; got list and list"),
-        (lambda: SparseCodes(torch.ones(1, 1), torch.zeros(1, 1).long(), -1), ValueError, "`width` must be an int"),
+        (
+            lambda: SparseCodes(torch.ones(1, 1), torch.zeros(1, 1).long(), -1),
+            ValueError,
+            "`width` must be an int",
+        ),
         (
             lambda: SparseCodes(torch.ones(3), torch.zeros(3).long(), 5, crow=torch.tensor([0, 2])),
             ValueError,
             "`crow` must rise from 0 to nnz = 3",
         ),
         (
-            lambda: SparseCodes(torch.ones(3), torch.zeros(3).long(), 5, crow=torch.tensor([0, 2, 1, 3])),
+            lambda: SparseCodes(
+                torch.ones(3), torch.zeros(3).long(), 5, crow=torch.tensor([0, 2, 1, 3])
+            ),
             ValueError,
             "`crow` must rise",
         ),
         (lambda: SparseCodes.from_scipy(np.eye(2)), TypeError, "must be a SciPy sparse matrix"),
         (lambda: SparseCodes.cat([]), ValueError, "at least one"),
-        (lambda: len(SparseCodes(torch.ones(1), torch.zeros(1).long(), 2)), TypeError, "leading axis"),
+        (
+            lambda: len(SparseCodes(torch.ones(1), torch.zeros(1).long(), 2)),
+            TypeError,
+            "leading axis",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(build, error, sentence):
@@ -170,7 +216,9 @@ def test_bad_input_gets_one_sentence(build, error, sentence):
 
 
 def test_from_scipy_takes_every_sparse_format():
-    csr = scipy.sparse.random_array((7, 9), density=0.4, rng=np.random.default_rng(0), dtype=np.float64)
+    csr = scipy.sparse.random_array(
+        (7, 9), density=0.4, rng=np.random.default_rng(0), dtype=np.float64
+    )
     expected = torch.from_numpy(csr.toarray())
     for form in ("csr", "csc", "coo", "lil", "dok"):
         assert torch.equal(SparseCodes.from_scipy(csr.asformat(form)).to_dense(), expected)

@@ -27,7 +27,10 @@ def test_a_named_implementation_never_falls_back():
         ({}, "there is no such implementation"),
         ({"cpu": lambda: "odd dtype"}, "odd dtype"),
     ]:
-        with pytest.raises(NotImplementedError, match=rf'`op\(impl="cpu"\)` is unsupported here: {fact}. Use impl="auto"'):
+        with pytest.raises(
+            NotImplementedError,
+            match=rf'`op\(impl="cpu"\)` is unsupported here: {fact}. Use impl="auto"',
+        ):
             choose_impl("op", "cpu", (x,), **options)
     with pytest.raises(NotImplementedError, match="tensors on cpu"):
         choose_impl("op", "triton", (x,), triton=lambda: None)

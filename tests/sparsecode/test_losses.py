@@ -30,7 +30,9 @@ def test_loss_and_gradients(monkeypatch, chunk, k_aux):
     got = auxk_loss(x, e, *weights, dead_latents=dead, k_aux=k_aux)
     want = by_formula(x, e, *weights, dead, min(k_aux, int(dead.sum())))
     torch.testing.assert_close(got, want)
-    torch.testing.assert_close(torch.autograd.grad(3 * got, weights), torch.autograd.grad(3 * want, weights))
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * got, weights), torch.autograd.grad(3 * want, weights)
+    )
 
 
 def test_nothing_flows_to_input_and_residual():
@@ -51,7 +53,10 @@ def test_empty_cases_are_zero(case):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"dead_latents": torch.ones(4, dtype=torch.bool)}, r"`dead_latents` must have shape \(n_latents,\) = \(30,\)"),
+        (
+            {"dead_latents": torch.ones(4, dtype=torch.bool)},
+            r"`dead_latents` must have shape \(n_latents,\) = \(30,\)",
+        ),
         ({"k_aux": 0}, "`k_aux` must be an int"),
         ({"residual": torch.zeros(17, 4)}, "`residual` must have shape"),
         ({"x": torch.zeros(17, 4)}, "`x` must have shape"),

@@ -24,7 +24,8 @@ def threshold(x: Tensor, theta: float | Tensor, *, impl: Impl = "auto") -> Spars
     Returns
     -------
     SparseCodes of shape (..., F)
-        Ragged rows, ids ascending. Differentiable in `x` on the entries kept; `theta` gets no gradient.
+        Ragged rows, ids ascending. Differentiable in `x` on the entries kept; `theta` gets no
+        gradient.
 
     References
     ----------
@@ -41,7 +42,9 @@ def threshold(x: Tensor, theta: float | Tensor, *, impl: Impl = "auto") -> Spars
     width = x.shape[-1]
     limit = torch.as_tensor(theta, dtype=x.dtype, device=x.device)
     if limit.shape not in ((), (width,)):
-        raise ValueError(f"`theta` must have shape () or (n_latents,) = ({width},); got {tuple(limit.shape)}.")
+        raise ValueError(
+            f"`theta` must have shape () or (n_latents,) = ({width},); got {tuple(limit.shape)}."
+        )
     choose_impl("threshold", impl, (x,))
     values, ids, crow = reference.threshold(x.reshape(-1, width), limit)
     return SparseCodes._trusted(values, ids, width, crow, tuple(x.shape[:-1]))

@@ -10,7 +10,9 @@ from sparsecode.ops._row_gradient import row_gradient_of
 from sparsecode.ops.decode import cpu, reference
 
 
-def decode(codes: SparseCodes, W_dec: Tensor, *, bias: Tensor | None = None, impl: Impl = "auto") -> Tensor:
+def decode(
+    codes: SparseCodes, W_dec: Tensor, *, bias: Tensor | None = None, impl: Impl = "auto"
+) -> Tensor:
     """Sum the active atoms of each row.
 
     Computes ``y[n] = bias + sum over the entries of row n of value * W_dec[index]``.
@@ -56,11 +58,17 @@ def decode(codes: SparseCodes, W_dec: Tensor, *, bias: Tensor | None = None, imp
 
 
 def decode_mse(
-    codes: SparseCodes, W_dec: Tensor, target: Tensor, *, bias: Tensor | None = None, impl: Impl = "auto"
+    codes: SparseCodes,
+    W_dec: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Decode and compare with a target: the mean over rows of the sum over features.
 
-    Computes ``loss = 1 / N * sum over n of ||y[n] - target[n]||^2`` with ``y = decode(codes, W_dec) + bias``.
+    Computes ``loss = 1 / N * sum over n of ||y[n] - target[n]||^2`` with ``y = decode(codes,
+    W_dec) + bias``.
 
     Parameters
     ----------
@@ -86,7 +94,12 @@ def decode_mse(
     """
     _check_dictionary(codes, W_dec, bias)
     check_floating("target", target)
-    check_shape("target", target, (*codes.shape[:-1], W_dec.shape[1]), ["n_rows"] * (len(codes.shape) - 1) + ["n_features"])
+    check_shape(
+        "target",
+        target,
+        (*codes.shape[:-1], W_dec.shape[1]),
+        ["n_rows"] * (len(codes.shape) - 1) + ["n_features"],
+    )
     check_same_device("W_dec", W_dec, target=target)
     chosen = _choose("decode_mse", impl, codes, W_dec)
     values, indices, rows, crow = _entries(codes)
@@ -96,7 +109,9 @@ def decode_mse(
     else:
         target_ND = target_ND.to(W_dec.dtype)
         collector = row_gradient_of(W_dec)
-        loss, recon = cpu.DecodeMSE.apply(values, W_dec, target_ND, bias, indices, rows, crow, collector)
+        loss, recon = cpu.DecodeMSE.apply(
+            values, W_dec, target_ND, bias, indices, rows, crow, collector
+        )
     return loss, recon.reshape(target.shape)
 
 
@@ -110,7 +125,9 @@ def _entries(codes: SparseCodes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _choose(op: str, impl: Impl, codes: SparseCodes, W_dec: Tensor) -> str:
-    return choose_impl(op, impl, (codes.values, W_dec), cpu=lambda: cpu.supports(codes.values, W_dec))
+    return choose_impl(
+        op, impl, (codes.values, W_dec), cpu=lambda: cpu.supports(codes.values, W_dec)
+    )
 
 
 def _check_dictionary(codes: SparseCodes, W_dec: Tensor, bias: Tensor | None) -> None:

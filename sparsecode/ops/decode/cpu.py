@@ -18,13 +18,17 @@ def supports(values: Tensor, W_dec: Tensor) -> str | None:
 
 
 def gather_sum(values: Tensor, indices: Tensor, crow: Tensor, W_dec: Tensor) -> Tensor:
-    """Return sums of weighted rows of `W_dec`, shape (N, D), with entries of row n at crow[n]:crow[n+1]."""
+    """Return weighted sums of rows of `W_dec`, (N, D); row n has entries crow[n]:crow[n+1]."""
     if not indices.numel():
         return W_dec.new_zeros(crow.numel() - 1, W_dec.shape[1])
-    return functional.embedding_bag(indices, W_dec, crow[:-1], mode="sum", per_sample_weights=values)
+    return functional.embedding_bag(
+        indices, W_dec, crow[:-1], mode="sum", per_sample_weights=values
+    )
 
 
-def entry_dots(left_ND: Tensor, W_dec: Tensor, indices: Tensor, rows: Tensor, crow: Tensor) -> Tensor:
+def entry_dots(
+    left_ND: Tensor, W_dec: Tensor, indices: Tensor, rows: Tensor, crow: Tensor
+) -> Tensor:
     """Return ``left[rows] . W_dec[indices]`` for each entry, without gathering (nnz, D)."""
     if not indices.numel():
         return left_ND.new_zeros(0)
@@ -49,7 +53,9 @@ class Decode(torch.autograd.Function):
         if grad is None:
             return None, None, None, None, None, None
         values, W_dec, indices, rows, crow = ctx.saved_tensors
-        grad_values, grad_W = _entry_gradients(ctx, grad.contiguous(), values, W_dec, indices, rows, crow)
+        grad_values, grad_W = _entry_gradients(
+            ctx, grad.contiguous(), values, W_dec, indices, rows, crow
+        )
         return grad_values, grad_W, None, None, None, None
 
 
@@ -57,7 +63,9 @@ class DecodeMSE(torch.autograd.Function):
     """Reconstruction, its squared error, and the gradients of both outputs."""
 
     @staticmethod
-    def forward(ctx, values, W_dec, target, bias, indices, rows, crow, collector: RowGradient | None):
+    def forward(
+        ctx, values, W_dec, target, bias, indices, rows, crow, collector: RowGradient | None
+    ):
         recon = gather_sum(values.detach(), indices, crow, W_dec.detach())
         if bias is not None:
             recon += bias

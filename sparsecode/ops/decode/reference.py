@@ -16,7 +16,12 @@ def decode(values: Tensor, indices: Tensor, rows: Tensor, n_rows: int, W_dec: Te
 
 
 def decode_mse(
-    values: Tensor, indices: Tensor, rows: Tensor, W_dec: Tensor, target: Tensor, bias: Tensor | None
+    values: Tensor,
+    indices: Tensor,
+    rows: Tensor,
+    W_dec: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the mean over rows of the summed squared error, and the reconstruction."""
     recon = decode(values, indices, rows, target.shape[0], W_dec)

@@ -96,7 +96,9 @@ def encode_topk(
 
 def _check_weights(W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None) -> tuple[int, int]:
     if W_enc.ndim != 2:
-        raise ValueError(f"`W_enc` must have shape (n_features, n_latents); got {tuple(W_enc.shape)}.")
+        raise ValueError(
+            f"`W_enc` must have shape (n_features, n_latents); got {tuple(W_enc.shape)}."
+        )
     n_features, n_latents = W_enc.shape
     if b_enc is not None:
         check_shape("b_enc", b_enc, (n_latents,), ("n_latents",))

@@ -1,7 +1,7 @@
 """Linear encoding and selection in chunks of rows; the (N, F) pre-activations are never held.
 
-Each chunk is one matrix product ``W_enc.T @ x.T`` into a reused (F, n) buffer: with W first, MKL packs
-the small factor, and group maxima then run along memory.
+Each chunk is one matrix product ``W_enc.T @ x.T`` into a reused (F, n) buffer: with W first, MKL
+packs the small factor, and group maxima then run along memory.
 """
 
 import torch
@@ -33,7 +33,7 @@ def rows_per_chunk(n_rows: int, width: int, memory: str) -> int:
 
 
 class EncodeTopK(torch.autograd.Function):
-    """Selected pre-activations; gradients to x, W_enc, b_enc and the pre-bias from the k entries only."""
+    """Selected pre-activations; gradients come from the k entries of each row only."""
 
     @staticmethod
     def forward(ctx, x, W_enc, b_enc, pre_bias, k, relu, memory, collector: RowGradient | None):
@@ -76,7 +76,9 @@ class EncodeTopK(torch.autograd.Function):
         return tuple(out)
 
 
-def _encode(x_ND: Tensor, W_FD: Tensor, b_enc: Tensor | None, k: int, memory: str) -> tuple[Tensor, Tensor]:
+def _encode(
+    x_ND: Tensor, W_FD: Tensor, b_enc: Tensor | None, k: int, memory: str
+) -> tuple[Tensor, Tensor]:
     n_rows, width = x_ND.shape[0], W_FD.shape[0]
     chunk = rows_per_chunk(n_rows, width, memory)
     values, ids = x_ND.new_empty(n_rows, k), x_ND.new_empty(n_rows, k, dtype=torch.long)
@@ -93,5 +95,6 @@ def _encode(x_ND: Tensor, W_FD: Tensor, b_enc: Tensor | None, k: int, memory: st
 
 
 def _latent_sums(latents: Tensor, coefficients: Tensor, width: int) -> Tensor:
-    # bincount adds in order of the entries, in float64: deterministic and exact enough for any dtype.
+    # bincount adds in order of the entries, in float64: deterministic and exact enough for any
+    # dtype.
     return torch.bincount(latents, coefficients.double(), minlength=width).to(coefficients.dtype)

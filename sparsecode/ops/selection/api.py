@@ -189,4 +189,6 @@ def _was_nan(x_NF: Tensor, values: Tensor, ids: Tensor) -> Tensor:
 
 def _check_has_axis(x: Tensor) -> None:
     if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"`x` must have shape (..., n_latents) with n_latents >= 1; got {tuple(x.shape)}.")
+        raise ValueError(
+            f"`x` must have shape (..., n_latents) with n_latents >= 1; got {tuple(x.shape)}."
+        )

@@ -1,13 +1,13 @@
-"""Exact selection without a full top-k: a ladder of group maxima, then one partition of unique keys.
+"""Exact selection without a full top-k: group maxima, then one partition of unique keys.
 
 The k largest entries of a row lie in the k groups with the largest maxima, since each of those
-maxima would otherwise displace them. One pass of `amax` over strided groups leaves F / G maxima; the
-same argument applied to the maxima leaves fewer still. The few hundred candidates that remain
+maxima would otherwise displace them. One pass of `amax` over strided groups leaves F / G maxima;
+the same argument applied to the maxima leaves fewer still. The few hundred candidates that remain
 become int64 keys, the order-preserving bits of the float above and the reversed id below, so that
 a partition (NumPy's, vectorized) settles values, ids and ties at once.
 
-A tie can hide only in a group that was left out, and only if the largest such maximum equals the k-th
-value; those rows, and rows with NaN, are selected again by `exact_rows`.
+A tie can hide only in a group that was left out, and only if the largest such maximum equals the
+k-th value; those rows, and rows with NaN, are selected again by `exact_rows`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +69,9 @@ def batch_topk(x_NF: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
     key_NF = torch.where(x_NF.isnan(), -torch.inf, x_NF.float())
     threshold = _kth_value(key_NF.reshape(-1), total)
     rows_1, ids_1 = (key_NF > threshold).nonzero().unbind(1)
-    rows_2, ids_2 = (part[: total - rows_1.numel()] for part in (key_NF == threshold).nonzero().unbind(1))
+    rows_2, ids_2 = (
+        part[: total - rows_1.numel()] for part in (key_NF == threshold).nonzero().unbind(1)
+    )
     rows, ids = torch.cat([rows_1, rows_2]), torch.cat([ids_1, ids_2])
     # Ascending ids first, so that the stable sorts below leave ties at the lower id.
     order = (rows * width + ids).argsort()
@@ -106,7 +108,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Entries of row n are ``key[:, n]``; contiguous, as a matrix product with W first leaves them."""
+    """Entries of row n are ``key[:, n]``; contiguous, as ``W.T @ x.T`` leaves them."""
 
     key: Tensor
 
@@ -136,7 +138,7 @@ def _select(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _ladder(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest keys of each row, descending, and the rows (N,) whose ids are in doubt."""
+    """Return the k largest keys of each row, descending, and which rows (N,) are in doubt."""
     n_rows, width = table.shape
     if width <= max(DIRECT_COLUMNS, (k + 1) * GROUP):
         keys = _largest(_join(table.rows(), torch.arange(width)), k)
@@ -156,7 +158,8 @@ def _ladder(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
 def _join(values: Tensor, ids: Tensor) -> Tensor:
     """Return int64 keys whose order is: larger float first, then lower id. -0 becomes +0.
 
-    NaN becomes the NaN without a sign, which sorts above +inf, so that one look at the first key finds it.
+    NaN becomes the NaN without a sign, which sorts above +inf, so that one look at the first key
+    finds it.
     """
     canonical = torch.where(values.isnan(), torch.nan, values + 0.0)
     bits = canonical.view(torch.int32)
@@ -180,7 +183,9 @@ def _largest(keys: Tensor, k: int) -> Tensor:
     n_threads = min(torch.get_num_threads(), keys.numel() // PARALLEL_KEYS)
     if n_threads > 1:
         with ThreadPoolExecutor(n_threads) as pool:
-            parts = np.concatenate(list(pool.map(lambda part: _partition(part, k), np.array_split(table, n_threads))))
+            parts = np.concatenate(
+                list(pool.map(lambda part: _partition(part, k), np.array_split(table, n_threads)))
+            )
     else:
         parts = _partition(table, k)
     return torch.from_numpy(parts[:, ::-1].copy())

@@ -1,5 +1,7 @@
 """Selections as they are defined: eager, any floating dtype, plain autograd."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,10 @@ def batch_topk(x_NF: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def group_max(x_NF: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Return values and ids (N, n_groups) of the first entry of each group of neighbours, descending.
+    """Return values and ids (N, n_groups) of the winner of each group of neighbours.
 
-    Group g holds the ids from ``g * F // n_groups`` up to ``(g + 1) * F // n_groups``.
+    Group g holds the ids from ``g * F // n_groups`` up to ``(g + 1) * F // n_groups``; the
+    entries descend.
     """
     width = x_NF.shape[-1]
     key_NF = sort_key(x_NF)
@@ -41,7 +44,7 @@ def group_max(x_NF: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
     # argmax returns the first of equal entries on every device only by chance, so sort.
     winners = [
         low + key_NF[:, low:high].sort(dim=-1, descending=True, stable=True).indices[:, :1]
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        for low, high in itertools.pairwise(bounds)
     ]
     ids = torch.cat(winners, dim=-1)
     order = key_NF.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices

@@ -14,7 +14,8 @@ def test_selection_is_signed_not_by_magnitude():
     with torch.no_grad():
         model.W_enc.copy_(torch.eye(3))
     codes = model.encode(torch.tensor([[-5.0, -1.0, -2.0]]))
-    assert codes.indices.tolist() == [[1, 2]] and codes.values.tolist() == [[-1.0, -2.0]]
+    assert codes.indices.tolist() == [[1, 2]]
+    assert codes.values.tolist() == [[-1.0, -2.0]]
 
 
 def test_weights_are_tied_through_training_and_files(tmp_path):
@@ -27,7 +28,8 @@ def test_weights_are_tied_through_training_and_files(tmp_path):
         optimizer.zero_grad()
     assert torch.equal(model.W_dec, model.W_enc.t())
     loaded = sae.load(sae.save(model, tmp_path / "model"))
-    assert torch.equal(loaded.W_dec, model.W_dec) and "W_dec" not in model.state_dict()
+    assert torch.equal(loaded.W_dec, model.W_dec)
+    assert "W_dec" not in model.state_dict()
 
 
 def test_tied_gradient_adds_both_uses():
@@ -58,7 +60,7 @@ def test_k_falls_linearly_over_the_first_half_and_alpha_rules_inference():
 
 @given(st.lists(st.integers(0, 127), min_size=2, max_size=2, unique=True), st.floats(0.1, 10))
 def test_coherence_theorem(support, size):
-    """W = [I, Hadamard / 8] has coherence 1/8, so 2 equal entries (2/8 <= 1/2) are always recovered."""
+    """[I, Hadamard / 8] has coherence 1/8: 2 equal entries (2/8 <= 1/2) are always recovered."""
     atoms = torch.cat([torch.eye(64), torch.tensor(hadamard(64), dtype=torch.float32) / 8])
     model = sae.KSparse(n_features=64, n_latents=128, k=2, seed=0)
     with torch.no_grad():

@@ -47,12 +47,12 @@ def test_every_term_has_the_gradient_of_the_formula(setting, term, n_dead):
     torch.testing.assert_close(losses.reconstruction.double(), recon, rtol=1e-5, atol=1e-6)
     for g, w in zip(got, want, strict=True):
         zero = torch.zeros(1)
-        g, w = zero if g is None else g.double(), zero.double() if w is None else w
-        torch.testing.assert_close(g.double(), w, rtol=1e-4, atol=1e-6)
+        first, second = (zero if part is None else part for part in (g, w))
+        torch.testing.assert_close(first.double(), second.double(), rtol=1e-4, atol=1e-6)
 
 
 def test_auxk_counts_no_decoder_bias(setting):
-    """With zero rows for dead latents the term is the residual's mean square norm (sparsify, saev: not so)."""
+    """With zero rows for dead latents the term is the residual's mean squared norm."""
     model, x, dead = setting
     with torch.no_grad():
         model.W_dec[dead] = 0.0
@@ -79,7 +79,7 @@ def test_start_is_tied_with_separate_storage_and_unit_norm():
 
 
 def test_initialize_centers_and_scales(setting):
-    model, x, _ = setting
+    _, x, _ = setting
     shifted = x + 100.0
     fresh = sae.TopK(n_features=6, n_latents=50, k=5, seed=1)
     fresh.initialize(shifted)
@@ -108,7 +108,11 @@ def test_decode_does_not_remember_the_last_encode(setting):
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"k": 51}, ValueError, r"`k` must be an int in \[1, n_latents\]; got 51 with n_latents=50"),
+        (
+            {"k": 51},
+            ValueError,
+            r"`k` must be an int in \[1, n_latents\]; got 51 with n_latents=50",
+        ),
         ({"k": 0}, ValueError, "`k` must be an int"),
         ({"n_features": 0}, ValueError, "`n_features` must be an int"),
         ({"n_latents": 2.5}, TypeError, "`n_latents` must be an int"),
@@ -124,7 +128,11 @@ def test_bad_settings_get_one_sentence(options, error, sentence):
 @pytest.mark.parametrize(
     ("x", "error", "sentence"),
     [
-        (torch.zeros(3, 7), ValueError, r"`x` must have shape \(..., n_features\) = \(..., 6\); got \(3, 7\)"),
+        (
+            torch.zeros(3, 7),
+            ValueError,
+            r"`x` must have shape \(..., n_features\) = \(..., 6\); got \(3, 7\)",
+        ),
         ([[0.0] * 6], TypeError, "`x` must be a torch.Tensor; got list"),
         (torch.zeros(3, 6, device="meta"), ValueError, "`x` must be on the device of the model"),
     ],

@@ -41,13 +41,19 @@ def test_decode_is_the_dense_product(impl, case, ragged):
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_decode_mse_gradients_of_both_outputs(impl, case, ragged):
     codes, leaves = problem(*case, ragged=ragged)
-    loss, recon = decode_mse(codes, leaves["W_dec"], leaves["target"], bias=leaves["bias"], impl=impl)
+    loss, recon = decode_mse(
+        codes, leaves["W_dec"], leaves["target"], bias=leaves["bias"], impl=impl
+    )
     dense = codes.to_dense() @ leaves["W_dec"] + leaves["bias"]
     error = (dense - leaves["target"]).square().sum() / max(case[0], 1)
     torch.testing.assert_close(loss, error)
     torch.testing.assert_close(recon, dense)
     inputs = [codes.values, *leaves.values()]
-    for ours, theirs in [(loss, error), (recon.sin().sum(), dense.sin().sum()), (loss + recon.sum(), error + dense.sum())]:
+    for ours, theirs in [
+        (loss, error),
+        (recon.sin().sum(), dense.sin().sum()),
+        (loss + recon.sum(), error + dense.sum()),
+    ]:
         got = torch.autograd.grad(ours, inputs, retain_graph=True, allow_unused=True)
         want = torch.autograd.grad(theirs, inputs, retain_graph=True, allow_unused=True)
         for g, w, leaf in zip(got, want, inputs, strict=True):
@@ -61,7 +67,9 @@ def test_gradcheck():
     def run(values, W_dec, target, bias):
         return decode_mse(codes.with_values(values), W_dec, target, bias=bias, impl="cpu")
 
-    assert torch.autograd.gradcheck(run, (codes.values, leaves["W_dec"], leaves["target"], leaves["bias"]))
+    assert torch.autograd.gradcheck(
+        run, (codes.values, leaves["W_dec"], leaves["target"], leaves["bias"])
+    )
 
 
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
@@ -70,7 +78,9 @@ def test_repeated_indices_add(impl):
     W = torch.tensor([[3.0], [5.0]], requires_grad=True)
     out = decode(SparseCodes(values, torch.tensor([[1, 1]]), 2), W, impl=impl)
     out.sum().backward()
-    assert out.tolist() == [[15.0]] and W.grad.tolist() == [[0.0], [3.0]] and values.grad.tolist() == [[5.0, 5.0]]
+    assert out.tolist() == [[15.0]]
+    assert W.grad.tolist() == [[0.0], [3.0]]
+    assert values.grad.tolist() == [[5.0, 5.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -78,7 +88,8 @@ def test_half_precision_is_summed_in_float32(dtype):
     """A thousand entries of 1 give 1000; a running sum in bfloat16 would stop at 256."""
     codes = SparseCodes(torch.ones(1, 1000, dtype=dtype), torch.arange(1000)[None], 1000)
     out = decode(codes, torch.ones(1000, 1, dtype=dtype))
-    assert out.dtype == dtype and abs(out.item() - 1000) <= 8
+    assert out.dtype == dtype
+    assert abs(out.item() - 1000) <= 8
 
 
 def test_weight_gradient_is_bitwise_reproducible_and_independent_of_the_row_order_of_latents():
@@ -87,7 +98,8 @@ def test_weight_gradient_is_bitwise_reproducible_and_independent_of_the_row_orde
     for _ in range(2):
         loss, _ = decode_mse(codes, leaves["W_dec"], leaves["target"], impl="cpu")
         grads.append(torch.autograd.grad(loss, [leaves["W_dec"], codes.values]))
-    assert torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][1], grads[1][1])
+    assert torch.equal(grads[0][0], grads[1][0])
+    assert torch.equal(grads[0][1], grads[1][1])
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -108,7 +120,8 @@ def test_a_collector_receives_what_grad_would_hold(transposed):
     W_enc.row_gradient = RowGradient(90)
     W_dec.row_gradient = W_enc.row_gradient if transposed else RowGradient(90)
     backward()
-    assert W_enc.grad is None and W_dec.grad is None
+    assert W_enc.grad is None
+    assert W_dec.grad is None
     torch.testing.assert_close(W_enc.row_gradient.to_dense(), dense_enc)
     if not transposed:
         torch.testing.assert_close(W_dec.row_gradient.to_dense(), dense_dec)
@@ -121,15 +134,31 @@ def test_a_collector_receives_what_grad_would_hold(transposed):
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda c, W, y: decode(c, W.t()), ValueError, r"`W_dec` must have shape .* Was it passed transposed\?"),
-        (lambda c, W, y: decode(c, W[:-1]), ValueError, r"`W_dec` must have shape \(n_latents, n_features\)"),
-        (lambda c, W, y: decode(c.to_dense(), W), TypeError, "`codes` must be a SparseCodes; got Tensor"),
+        (
+            lambda c, W, y: decode(c, W.t()),
+            ValueError,
+            r"`W_dec` must have shape .* Was it passed transposed\?",
+        ),
+        (
+            lambda c, W, y: decode(c, W[:-1]),
+            ValueError,
+            r"`W_dec` must have shape \(n_latents, n_features\)",
+        ),
+        (
+            lambda c, W, y: decode(c.to_dense(), W),
+            TypeError,
+            "`codes` must be a SparseCodes; got Tensor",
+        ),
         (lambda c, W, y: decode(c, W.long()), TypeError, "`W_dec` must be a floating tensor"),
         (lambda c, W, y: decode(c, W, bias=y[0, :-1]), ValueError, "`bias` must have shape"),
         (lambda c, W, y: decode_mse(c, W, y[:-1]), ValueError, "`target` must have shape"),
         (lambda c, W, y: decode_mse(c, W, y[:, :-1]), ValueError, "`target` must have shape"),
         (lambda c, W, y: decode(c, W.float(), impl="cpu"), NotImplementedError, "different dtypes"),
-        (lambda c, W, y: decode(c, W, impl="triton"), NotImplementedError, r'`decode\(impl="triton"\)` is unsupported'),
+        (
+            lambda c, W, y: decode(c, W, impl="triton"),
+            NotImplementedError,
+            r'`decode\(impl="triton"\)` is unsupported',
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(call, error, sentence):

@@ -9,12 +9,19 @@ from sparsecode import encode_topk
 from sparsecode.ops.encode import cpu
 from sparsecode.testing import max_new_bytes
 
-CASES = [(1, 1, 1, 1), (5, 3, 40, 4), (33, 7, 401, 13), (2, 4, 1009, 1), (70, 6, 64, 64), (0, 3, 9, 2)]
+CASES = [
+    (1, 1, 1, 1),
+    (5, 3, 40, 4),
+    (33, 7, 401, 13),
+    (2, 4, 1009, 1),
+    (70, 6, 64, 64),
+    (0, 3, 9, 2),
+]
 ids = [f"N{n}-D{d}-F{f}-K{k}" for n, d, f, k in CASES]
 
 
 def problem(n, d, f, k, *, integers=False):
-    """Integer-valued weights make every order of summation exact, so that ids must agree bit for bit."""
+    """Integer values make every order of summation exact, so that ids must agree bit for bit."""
     generator = torch.Generator().manual_seed(n + f)
     if integers:
         draw = lambda *shape: torch.randint(-8, 9, shape, generator=generator).float()  # noqa: E731
@@ -31,7 +38,8 @@ def test_fast_path_selects_exactly_what_the_reference_selects(case, activation, 
     options = {"pre_bias": pre, "activation": activation, "memory": memory}
     fast = encode_topk(x, W, b, case[3], impl="cpu", **options)
     slow = encode_topk(x, W, b, case[3], impl="reference", **options)
-    assert torch.equal(fast.indices, slow.indices) and torch.equal(fast.values, slow.values)
+    assert torch.equal(fast.indices, slow.indices)
+    assert torch.equal(fast.values, slow.values)
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -58,8 +66,11 @@ def test_boundary_of_the_selection_on_real_numbers():
     kth = z.topk(20).values[:, -1:]
     slack = 1e-6 * x.norm() * W.norm(dim=0).max()
     chosen = torch.zeros_like(z, dtype=torch.bool).scatter(1, codes.indices, True)
-    assert bool((z >= kth - slack)[chosen].all()) and bool((z <= kth + slack)[~chosen].all())
-    torch.testing.assert_close(codes.values.double(), z.gather(1, codes.indices), atol=1e-4, rtol=1e-5)
+    assert bool((z >= kth - slack)[chosen].all())
+    assert bool((z <= kth + slack)[~chosen].all())
+    torch.testing.assert_close(
+        codes.values.double(), z.gather(1, codes.indices), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_picks_that_are_not_positive_have_value_zero_and_no_gradient():
@@ -67,7 +78,8 @@ def test_picks_that_are_not_positive_have_value_zero_and_no_gradient():
     x = torch.tensor([[1.0, 0.0]])
     W = torch.tensor([[1.0, -1.0, -2.0], [0.0, 0.0, 0.0]], requires_grad=True)
     codes = encode_topk(x, W, None, 3)
-    assert codes.values.tolist() == [[1.0, 0.0, 0.0]] and codes.n_active.tolist() == [1]
+    assert codes.values.tolist() == [[1.0, 0.0, 0.0]]
+    assert codes.n_active.tolist() == [1]
     codes.values.sum().backward()
     assert W.grad.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
@@ -78,7 +90,8 @@ def test_a_nan_row_touches_no_other_row(impl):
     x[2, 1] = math.nan
     W.requires_grad_()
     codes = encode_topk(x, W, b, 8, pre_bias=pre, impl=impl)
-    assert codes.indices[2].tolist() == list(range(8)) and codes.values[2].abs().sum() == 0
+    assert codes.indices[2].tolist() == list(range(8))
+    assert codes.values[2].abs().sum() == 0
     clean = [0, 1, 3, 4, 5]
     other = encode_topk(x[clean], W, b, 8, pre_bias=pre, impl=impl)
     assert torch.equal(codes.indices[clean], other.indices)
@@ -112,16 +125,40 @@ def test_chunks_hold_at_least_one_row_and_stay_in_budget(rows, width):
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        ({"k": 41}, ValueError, r"`k` must be an int in \[1, n_latents\]; got 41 with n_latents=40"),
+        (
+            {"k": 41},
+            ValueError,
+            r"`k` must be an int in \[1, n_latents\]; got 41 with n_latents=40",
+        ),
         ({"k": 0}, ValueError, "`k` must be an int"),
-        ({"x": torch.zeros(5, 4)}, ValueError, r"`x` must have shape \(..., n_features\) = \(..., 3\); got \(5, 4\)"),
+        (
+            {"x": torch.zeros(5, 4)},
+            ValueError,
+            r"`x` must have shape \(..., n_features\) = \(..., 3\); got \(5, 4\)",
+        ),
         ({"x": torch.zeros(5, 3).long()}, TypeError, "`x` must be a floating tensor"),
-        ({"W_enc": torch.zeros(3)}, ValueError, r"`W_enc` must have shape \(n_features, n_latents\)"),
-        ({"b_enc": torch.zeros(3)}, ValueError, r"`b_enc` must have shape \(n_latents,\) = \(40,\); got \(3,\)"),
+        (
+            {"W_enc": torch.zeros(3)},
+            ValueError,
+            r"`W_enc` must have shape \(n_features, n_latents\)",
+        ),
+        (
+            {"b_enc": torch.zeros(3)},
+            ValueError,
+            r"`b_enc` must have shape \(n_latents,\) = \(40,\); got \(3,\)",
+        ),
         ({"pre_bias": torch.zeros(40)}, ValueError, r"`pre_bias` must have shape \(n_features,\)"),
-        ({"activation": "gelu"}, ValueError, "`activation` must be one of 'relu', 'none'; got 'gelu'"),
+        (
+            {"activation": "gelu"},
+            ValueError,
+            "`activation` must be one of 'relu', 'none'; got 'gelu'",
+        ),
         ({"memory": "max"}, ValueError, "`memory` must be one of"),
-        ({"impl": "cpu", "x": torch.zeros(5, 3).double()}, NotImplementedError, "`x` of dtype float64"),
+        (
+            {"impl": "cpu", "x": torch.zeros(5, 3).double()},
+            NotImplementedError,
+            "`x` of dtype float64",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(change, error, sentence):

@@ -15,7 +15,7 @@ KS = [1, 2, 13, 32, 64]
 
 
 def by_definition(row: list[float], k: int) -> list[int]:
-    """Sort ids by descending float32 value, NaN as -inf, then by id: the specification in one line."""
+    """Sort ids by descending float32 value, NaN as -inf, then by id: the specification."""
     key = [-math.inf if math.isnan(value) else value for value in row]
     return sorted(range(len(row)), key=lambda i: (-key[i], i))[:k]
 
@@ -50,7 +50,18 @@ def rows_of(kind: str, n_rows: int, width: int) -> torch.Tensor:
     return x
 
 
-KINDS = ["random", "relu", "ties", "equal", "zeros", "nan", "ascending", "descending", "one_group", "bfloat16"]
+KINDS = [
+    "random",
+    "relu",
+    "ties",
+    "equal",
+    "zeros",
+    "nan",
+    "ascending",
+    "descending",
+    "one_group",
+    "bfloat16",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +80,9 @@ def test_fast_selection_equals_the_definition(kind, shape):
 
 @given(
     st.lists(
-        st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=6, max_size=6), min_size=1, max_size=4
+        st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=6, max_size=6),
+        min_size=1,
+        max_size=4,
     ),
     st.integers(1, 6),
 )
@@ -107,7 +120,8 @@ def test_topk_gradient_goes_to_the_chosen_entries(impl):
 def test_a_nan_that_must_be_taken_gives_zero_and_gets_no_gradient(impl):
     x = torch.tensor([[math.nan, 1.0, math.nan]], requires_grad=True)
     codes = topk(x, 2, impl=impl)
-    assert codes.values.tolist() == [[1.0, 0.0]] and codes.indices.tolist() == [[1, 0]]
+    assert codes.values.tolist() == [[1.0, 0.0]]
+    assert codes.indices.tolist() == [[1, 0]]
     codes.values.sum().backward()
     assert x.grad.tolist() == [[0.0, 1.0, 0.0]]
 
@@ -117,12 +131,16 @@ def test_leading_axes_and_strides_do_not_matter(impl):
     x = torch.randn(700, 3, 2, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)
     codes = topk(x, 5, impl=impl)
     assert codes.shape == (2, 3, 700)
-    assert torch.equal(codes.indices.reshape(6, 5), topk(x.reshape(6, 700), 5, impl="reference").indices)
+    assert torch.equal(
+        codes.indices.reshape(6, 5), topk(x.reshape(6, 700), 5, impl="reference").indices
+    )
     assert topk(x[:, :0], 5, impl=impl).shape == (2, 0, 700)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("shape", "k"), [((6, 40), 3), ((6, 40), 2.5), ((2, 3, 701), 4), ((1, 333), 33), ((5, 8), 8)])
+@pytest.mark.parametrize(
+    ("shape", "k"), [((6, 40), 3), ((6, 40), 2.5), ((2, 3, 701), 4), ((1, 333), 33), ((5, 8), 8)]
+)
 def test_batch_topk_equals_the_definition(kind, shape, k):
     x = rows_of(kind, math.prod(shape[:-1]), shape[-1]).reshape(shape)
     fast, slow = batch_topk(x, k, impl="cpu"), batch_topk(x, k, impl="reference")
@@ -130,9 +148,13 @@ def test_batch_topk_equals_the_definition(kind, shape, k):
     chosen = by_definition(x.float().flatten().tolist(), total)
     expected = sorted(divmod(flat, shape[-1]) for flat in chosen)
     for codes in (fast, slow):
-        assert sorted(zip(codes.row_ids().tolist(), codes.indices.tolist(), strict=True)) == expected
-        assert codes.shape == shape and codes.n_rows == n_rows
-    assert torch.equal(fast.indices, slow.indices) and torch.equal(fast.values, slow.values)
+        assert (
+            sorted(zip(codes.row_ids().tolist(), codes.indices.tolist(), strict=True)) == expected
+        )
+        assert codes.shape == shape
+        assert codes.n_rows == n_rows
+    assert torch.equal(fast.indices, slow.indices)
+    assert torch.equal(fast.values, slow.values)
 
 
 def test_batch_topk_on_one_row_is_topk():
@@ -153,7 +175,9 @@ def test_batch_topk_counts_all_leading_axes():
 
 @pytest.mark.parametrize("impl", ["cpu", "reference"])
 def test_batch_topk_gradient(impl):
-    x = torch.randn(4, 60, dtype=torch.float32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    x = torch.randn(
+        4, 60, dtype=torch.float32, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     codes = batch_topk(x, 2, impl=impl)
     codes.values.square().sum().backward()
     assert torch.equal(x.grad, 2 * codes.to_dense().detach())
@@ -170,17 +194,37 @@ def test_group_max_takes_one_winner_of_each_group():
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda x: topk(x, 0), ValueError, r"`k` must be an int in \[1, n_latents\]; got 0 with n_latents=8"),
-        (lambda x: topk(x, 9), ValueError, r"`k` must be an int in \[1, n_latents\]; got 9 with n_latents=8"),
+        (
+            lambda x: topk(x, 0),
+            ValueError,
+            r"`k` must be an int in \[1, n_latents\]; got 0 with n_latents=8",
+        ),
+        (
+            lambda x: topk(x, 9),
+            ValueError,
+            r"`k` must be an int in \[1, n_latents\]; got 9 with n_latents=8",
+        ),
         (lambda x: topk(x, 2.0), TypeError, "`k` must be an int"),
         (lambda x: topk(x, True), TypeError, "`k` must be an int"),
         (lambda x: topk(x.long(), 2), TypeError, "`x` must be a floating tensor; got dtype int64"),
         (lambda x: topk(x.numpy(), 2), TypeError, "`x` must be a torch.Tensor; got ndarray"),
         (lambda x: topk(x[0, 0], 1), ValueError, r"`x` must have shape \(..., n_latents\)"),
         (lambda x: topk(x[:, :0], 1), ValueError, r"`x` must have shape \(..., n_latents\)"),
-        (lambda x: topk(x.double(), 1, impl="cpu"), NotImplementedError, r'`topk\(impl="cpu"\)` is unsupported here: dtype'),
-        (lambda x: topk(x, 1, impl="triton"), NotImplementedError, "there is no such implementation"),
-        (lambda x: topk(x, 1, impl="fast"), ValueError, "`impl` must be one of 'auto', 'reference', 'cpu', 'triton'"),
+        (
+            lambda x: topk(x.double(), 1, impl="cpu"),
+            NotImplementedError,
+            r'`topk\(impl="cpu"\)` is unsupported here: dtype',
+        ),
+        (
+            lambda x: topk(x, 1, impl="triton"),
+            NotImplementedError,
+            "there is no such implementation",
+        ),
+        (
+            lambda x: topk(x, 1, impl="fast"),
+            ValueError,
+            "`impl` must be one of 'auto', 'reference', 'cpu', 'triton'",
+        ),
         (lambda x: batch_topk(x, 0), ValueError, r"`k` must be in \(0, n_latents\]"),
         (lambda x: batch_topk(x, math.nan), ValueError, r"`k` must be in \(0, n_latents\]"),
         (lambda x: batch_topk(x, "3"), TypeError, "`k` must be a number"),

@@ -1,4 +1,4 @@
-"""RowAdam equals dense gradients and torch.optim.Adam, from sparse lists and a block of rows at a time."""
+"""RowAdam equals dense gradients and torch.optim.Adam, a block of rows at a time."""
 
 import copy
 
@@ -61,7 +61,10 @@ def train_rows(model, data, *, max_norm=None, lr=1e-2):
 def test_equals_dense_gradients_with_torch_adam(monkeypatch, block_entries, max_norm):
     monkeypatch.setattr(row_adam, "BLOCK_ENTRIES", block_entries)
     data = batches(25)
-    ours, theirs = train_rows(new_model(), data, max_norm=max_norm), train_dense(new_model(), data, max_norm=max_norm)
+    ours, theirs = (
+        train_rows(new_model(), data, max_norm=max_norm),
+        train_dense(new_model(), data, max_norm=max_norm),
+    )
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter, theirs.get_parameter(name), rtol=1e-4, atol=2e-6)
 
@@ -70,7 +73,10 @@ def test_tied_weights_train_too():
     data = batches(10)
     ours = sae.KSparse(n_features=6, n_latents=50, k=4, seed=0)
     theirs = copy.deepcopy(ours)
-    optimizers = [RowAdam(ours.parameter_groups(), lr=1e-2), torch.optim.Adam(theirs.parameters(), lr=1e-2)]
+    optimizers = [
+        RowAdam(ours.parameter_groups(), lr=1e-2),
+        torch.optim.Adam(theirs.parameters(), lr=1e-2),
+    ]
     for x in data:
         for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             model.loss_terms(x, x).terms["mse"].backward()
@@ -131,7 +137,8 @@ def test_state_dict_continues_bit_for_bit():
 def test_release_gives_autograd_its_gradients_back():
     model = train_rows(new_model(), batches(1))
     backward(model, batches(1)[0])
-    assert model.W_dec.grad is not None and model.W_enc.grad is not None
+    assert model.W_dec.grad is not None
+    assert model.W_enc.grad is not None
 
 
 def test_layout_of_the_encoder_does_not_matter():
@@ -139,7 +146,9 @@ def test_layout_of_the_encoder_does_not_matter():
     model = new_model()
     model.W_enc = torch.nn.Parameter(model.W_enc.detach().contiguous())
     train_rows(model, data)
-    torch.testing.assert_close(model.W_enc, train_rows(new_model(), data).W_enc, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        model.W_enc, train_rows(new_model(), data).W_enc, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_no_dense_gradient_is_made():
