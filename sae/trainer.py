@@ -1,5 +1,6 @@
 """Trainer: any autoencoder, rows of activations, and the loop of `sparsecode.training`."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,7 @@ class Trainer:
                 resume=resume,
                 overwrite=overwrite,
             )
+            self._warn_if_not_saved()
         elif resume or overwrite:
             raise ValueError("`out_dir` must be given to resume or overwrite a run; got None.")
         model.to(self.device).train()
@@ -168,6 +170,14 @@ class Trainer:
                 "fingerprint": self.rows.fingerprint,
             },
         }
+
+    def _warn_if_not_saved(self) -> None:
+        if type(self.model) not in AUTOENCODERS.values():
+            warnings.warn(
+                f"`{MODEL}/` will not be written: {type(self.model).__name__} is not in "
+                "sae.AUTOENCODERS. The checkpoint holds its weights.",
+                stacklevel=3,
+            )
 
     def _write_results(self, path: Path, evaluation: Mapping[str, Any] | None) -> None:
         if type(self.model) in AUTOENCODERS.values():

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sparsecode._checks import check_choice, check_float, check_int, near_matches
 
+DEATHS_PER_RUN = 30  # of a hundredth, a thirtieth, a tenth and a quarter of a short run, the best
 LOGGERS = ("tensorboard", "wandb")
 
 # Settings that leave weights and metrics as they are: a resumed run may change them.
@@ -60,13 +61,13 @@ class TrainConfig:
     """Share of the steps over which k falls from `k_start`."""
 
     dead_after_tokens: int | None = None
-    """Rows without firing after which a latent counts as dead. None takes a tenth of the run, at
-    most 10 million: the published constant for long runs, and in short ones late enough for rare
-    latents to have had their chance and early enough for the revived ones to be trained."""
+    """Rows without firing after which a latent counts as dead. None takes a thirtieth of the run,
+    at most 10 million: the published constant for long runs, and in short ones late enough for
+    rare latents to have had their chance and early enough for the revived ones to be trained."""
 
     heldout_fraction: float = 0.1
-    """Share of the data that is kept for evaluation: whole documents of a cache, runs of rows of an
-    array. 0 trains on all rows and evaluates nothing."""
+    """Share of the data that is kept for evaluation: whole documents of a cache, runs of rows of
+    an array. 0 trains on all rows and evaluates nothing."""
 
     eval_every: int | None = None
     """Steps between evaluations on held-out rows; None takes a tenth of the run, at least 100."""
@@ -148,7 +149,7 @@ class TrainConfig:
         """`dead_after_tokens`, or what None stands for."""
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
-        return min(10_000_000, max(1, self.n_steps * self.batch_size // 10))
+        return min(10_000_000, max(1, self.n_steps * self.batch_size // DEATHS_PER_RUN))
 
     def is_due(self, step: int, every: int | None) -> bool:
         """Whether what happens each `every` steps, and after the last one, happens at `step`."""

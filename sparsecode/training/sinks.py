@@ -1,7 +1,6 @@
 """Where metrics go: a JSON line each, a progress bar, TensorBoard, Weights & Biases."""
 
 import hashlib
-import importlib.util
 import json
 import os
 from abc import ABC, abstractmethod
@@ -139,8 +138,10 @@ class TensorBoard(AbstractSink):
     """
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        _need("tensorboard")
-        from torch.utils.tensorboard import SummaryWriter
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
 
         self._writer = SummaryWriter(
             str(folder / "tensorboard"), purge_step=start + 1 if start else None
@@ -170,8 +171,10 @@ class WeightsAndBiases(AbstractSink):
     """
 
     def __init__(self, folder: Path, *, run_id: str, config: Mapping[str, Any]) -> None:
-        _need("wandb")
-        import wandb
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
 
         self._run = wandb.init(
             project="sparsecode",
@@ -263,9 +266,8 @@ def _curves(row: Row) -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in row.items() if name not in NOT_FOR_CURVES}
 
 
-def _need(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(
-            f"`loggers=[{package!r}]` needs the package {package}; it is not installed. "
-            "Run: pip install 'sparsecode[logging]'"
-        )
+def _missing(package: str) -> ImportError:
+    return ImportError(
+        f"`loggers=[{package!r}]` needs the package {package}; it cannot be imported. "
+        "Run: pip install 'sparsecode[logging]'"
+    )

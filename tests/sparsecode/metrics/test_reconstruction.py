@@ -112,5 +112,5 @@ def test_half_precision_is_summed_in_float64():
 
 @pytest.mark.parametrize(("x", "y"), [((3, 2), (3, 1)), ((3, 2), (2, 2)), ((), ())])
 def test_shapes_must_agree(x, y):
-    with pytest.raises(ValueError, match="must have (the )?shape"):
+    with pytest.raises(ValueError, match=r"must have (the )?shape"):
         fvu(torch.zeros(x), torch.zeros(y))
