@@ -118,7 +118,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     ((1000, 32), 3)
     >>> model.inverse_transform(codes).shape
     (1000, 16)
-    >>> model.score(X) > 0.8
+    >>> model.score(X) > 0.5
     True
     """
 
@@ -299,7 +299,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     @property
     def components_(self) -> np.ndarray:
         """The dictionary, one atom a row: a copy of ``module_.W_dec``."""
-        return np.array(self.module_.W_dec.detach().cpu(), order="C")
+        return np.array(self.module_.W_dec.detach().cpu().numpy(), order="C")
 
     @property
     def _n_features_out(self) -> int:
