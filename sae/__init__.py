@@ -1,14 +1,30 @@
 """Sparse autoencoders on cached activations."""
 
+from typing import TYPE_CHECKING
+
 from sae.autoencoders import AUTOENCODERS as AUTOENCODERS
 from sae.autoencoders import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders import KSparse as KSparse
 from sae.autoencoders import Losses as Losses
 from sae.autoencoders import TopK as TopK
-from sae.estimator import SparseAutoencoder as SparseAutoencoder
 from sae.evaluation import evaluate as evaluate
 from sae.files import load as load
 from sae.files import save as save
-from sae.trainer import TrainResult as TrainResult
 from sae.trainer import Trainer as Trainer
+from sae.trainer import TrainResult as TrainResult
 from sparsecode.training import TrainConfig as TrainConfig
+
+if TYPE_CHECKING:
+    from sae.estimator import SparseAutoencoder as SparseAutoencoder
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the estimator when it is asked for: scikit-learn and pandas take long."""
+        if name == "SparseAutoencoder":
+            from sae.estimator import SparseAutoencoder
+
+            return SparseAutoencoder
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), "SparseAutoencoder"])

@@ -40,7 +40,13 @@ COMPLETE = {
 }
 
 # Modules that users import from directly.
-PUBLIC_MODULES = ("sparsecode.datasets", "sparsecode.io", "sparsecode.testing", "sae.testing")
+PUBLIC_MODULES = (
+    "sparsecode.datasets",
+    "sparsecode.io",
+    "sparsecode.testing",
+    "sae.estimator",
+    "sae.testing",
+)
 
 
 def packages(root: ModuleType) -> list[ModuleType]:

@@ -90,9 +90,7 @@ def test_packages_import_where_no_optional_package_is_installed(
 
 @pytest.mark.parametrize("package", ["sparsecode", "sae", "retrieval"])
 def test_importing_loads_no_heavy_package(package: str, tmp_path: Path) -> None:
-    heavy = {*OPTIONAL, "matplotlib", "pandas"} | (
-        {"sklearn"} if package == "sparsecode" else set()
-    )
+    heavy = {*OPTIONAL, "matplotlib", "pandas", "sklearn"}
     # What torch itself loads is not ours.
     source = f"import sys, torch\ntheirs = set(sys.modules)\nimport {package}\n"
     source += f"loaded = {heavy} & (set(sys.modules) - theirs)\nassert not loaded, loaded"
