@@ -1,0 +1,4 @@
+"""The command line: sae cache, sae train, sae evaluate, sae report."""
+
+from sae.cli.app import app as app
+from sae.cli.app import main as main

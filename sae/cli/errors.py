@@ -1,0 +1,69 @@
+"""What a command does with an error: one sentence and exit code 2, or how to go on after Ctrl-C."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, ArithmeticError)
+USAGE, INTERRUPTED = 2, 130
+
+# What a message says of Python, and how it is said on the command line.
+IN_PYTHON = {
+    " Go on with fit(resume=True).": "",
+    "fit(resume=True)": "--resume",
+    "fit(overwrite=True)": "--overwrite",
+    "overwrite=True": "--overwrite",
+    "resume=False": "--no-resume",
+    "`out_dir`": "`--out`",
+    "`hookpoint` must": "`--hookpoint` must",
+    "`hookpoints` must": "`--hookpoints` must",
+    "`n_latents` must": "`--latents` must",
+}
+
+
+@contextmanager
+def sentences(debug: bool, *, after_interrupt: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn the library's errors into one red sentence on stderr, and Ctrl-C into advice.
+
+    Parameters
+    ----------
+    debug : bool
+        Let every error through, with its traceback.
+    after_interrupt : callable or None, default=None
+        Returns the command that goes on after Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo(err=True)
+        typer.secho(_sentence(stop) if str(stop) else "Interrupted.", fg="yellow", err=True)
+        if after_interrupt is not None:
+            typer.echo(f"Go on with:\n\n  {after_interrupt()}\n", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # the reader of a pipe went away: typer ends quietly
+    except EXPECTED as error:
+        if debug:
+            raise
+        typer.secho(f"Error: {_sentence(error)}", fg="red", err=True)
+        raise typer.Exit(USAGE) from None
+
+
+def this_command(add: str = "", *, drop: str = "") -> str:
+    """Return the command line that is running, with one flag added and one dropped."""
+    words = [word for word in sys.argv[1:] if word not in (add, drop)]
+    return shlex.join(["sae", *words, *([add] if add else [])])
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the message of an error, with the names of Python arguments turned into options."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:  # str() would put the number in front
+        text = error.strerror
+        text = f"`{error.filename}`: {text}" if error.filename else text
+    for python, option in IN_PYTHON.items():
+        text = text.replace(python, option)
+    return text

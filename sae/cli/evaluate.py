@@ -1,0 +1,84 @@
+"""``sae evaluate``: what an autoencoder is worth on rows it has not seen."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from sae import evaluation
+from sae.cli.arguments import (
+    DATA,
+    OTHER,
+    PANELS,
+    PROGRESS,
+    DataPath,
+    Debug,
+    Hookpoint,
+    RunFolder,
+    examples,
+)
+from sae.cli.errors import sentences, this_command
+from sae.cli.options import of_function, with_options
+from sae.cli.runs import open_data, stored_config
+from sae.cli.tables import print_metrics, print_next
+from sae.files import load
+from sparsecode import io
+
+OPTIONS = of_function(
+    evaluation.evaluate,
+    {
+        "split": DATA,
+        "heldout_fraction": DATA,
+        "max_rows": DATA,
+        "batch_size": OTHER,
+        "progress": OTHER,
+    },
+    kinds={"heldout_fraction": float | None},
+    defaults={"heldout_fraction": None, "progress": None},
+    helps={
+        "heldout_fraction": "Share that is held out; without it, that of the training.",
+        "progress": PROGRESS,
+    },
+)
+
+
+EPILOG = examples(
+    "Examples:",
+    "sae evaluate run activations",
+    "sae evaluate run other-activations --split all --json",
+)
+
+
+@with_options(OPTIONS, PANELS)
+def evaluate(
+    run: RunFolder,
+    data: DataPath,
+    *,
+    hookpoint: Hookpoint = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=OTHER)
+    ] = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Measure a trained autoencoder on rows it has not seen.
+
+    On the data of the training these are the rows that were held out there. The result is also
+    written into the run, as evaluation.json.
+    """
+    with sentences(debug, after_interrupt=this_command):
+        stored = stored_config(run)
+        fraction = stored.get("train", {}).get("heldout_fraction", 0.1)
+        if fraction == 0 and options["split"] == "auto":
+            options["split"] = "all"
+        if options["heldout_fraction"] is None:
+            options["heldout_fraction"] = fraction
+        model = load(run)
+        metrics = evaluation.evaluate(model, open_data(data, hookpoint, stored), **options)
+        io.write_json(run / "evaluation.json", metrics)
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=1))
+        return
+    names = {"heldout": "Held-out rows", "train": "Training rows", "all": "All rows"}
+    print_metrics(f"{names[metrics['split']]} of {data}", metrics)
+    print_next(["sae", "report", str(run), str(data), "--out", "report.html"])

@@ -1,0 +1,114 @@
+"""From the words of a command line to models and data, with what a run remembers of both."""
+
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.cache import AbstractSource, as_source
+from sae.cache.format import MANIFEST, read_manifest
+from sparsecode import io
+from sparsecode._checks import near_matches
+
+Stored = Mapping[str, Any]
+
+
+def stored_config(run: Path) -> dict[str, Any]:
+    """Return ``config.json`` of a run; empty for a folder that only holds an autoencoder."""
+    path = run / "config.json"
+    return io.read_json(path) if path.is_file() and (run / "model").is_dir() else {}
+
+
+def open_data(path: Path, hookpoint: str | None, stored: Stored) -> AbstractSource:
+    """Open what a command reads, at the hookpoint of the run if none is named.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a cache, or a ``.npy`` file.
+    hookpoint : str or None
+    stored : mapping
+        ``config.json`` of the run; empty for a new one.
+    """
+    if hookpoint is None and "data" in stored and (path / MANIFEST).is_file():
+        hookpoint = _hookpoint_of(path, stored)
+    return as_source(path, hookpoint=hookpoint)
+
+
+def make_model(
+    architecture: str | None,
+    source: AbstractSource,
+    chosen: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    stored: Stored,
+) -> AbstractAutoencoder:
+    """Return a new autoencoder for `source`.
+
+    Parameters
+    ----------
+    architecture : str or None
+        None takes the one of the run.
+    source : AbstractSource
+    chosen : mapping
+        Settings that the user gave.
+    defaults : mapping
+        Settings to use where neither the user nor the run has one; those that the architecture does
+        not have are left out.
+    stored : mapping
+        ``config.json`` of the run to go on with; empty for a new one.
+    """
+    before = stored.get("model", {})
+    if architecture is None:
+        names = {kind.__name__: name for name, kind in AUTOENCODERS.items()}
+        architecture = names.get(before.get("architecture"), "topk")
+    if architecture not in AUTOENCODERS:
+        raise ValueError(
+            f"`--arch` must be one of {', '.join(AUTOENCODERS)}; got {architecture!r}."
+            f"{near_matches(architecture, list(AUTOENCODERS))}"
+        )
+    kind = AUTOENCODERS[architecture]
+    accepted = list(inspect.signature(kind).parameters)
+    for name in chosen:
+        if name not in accepted:
+            raise ValueError(
+                f"`--arch-option` must name a setting of {architecture}; {name!r} is none."
+                f"{near_matches(name, accepted) or ' It has ' + ', '.join(accepted) + '.'}"
+            )
+    settings = {**defaults, **before, **chosen, "n_features": source.n_features}
+    return kind(**{name: value for name, value in settings.items() if name in accepted})
+
+
+def parsed(entries: Iterable[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` texts as settings; values are Python literals or else words.
+
+    Examples
+    --------
+    >>> parsed(["alpha=2.5", "k_start=None", "variant=mixed"])
+    {'alpha': 2.5, 'k_start': None, 'variant': 'mixed'}
+    """
+    settings: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"`--arch-option` must have the form NAME=VALUE; got {entry!r}.")
+        try:
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            settings[name] = text
+    return settings
+
+
+def _hookpoint_of(path: Path, stored: Stored) -> str | None:
+    """Return the hookpoint whose training rows are those of the run; None if it cannot be told."""
+    names = list(read_manifest(path).hookpoints)
+    if len(names) == 1:
+        return None
+    fraction = stored["train"]["heldout_fraction"]
+    split = "train" if fraction else None
+    for name in names:
+        rows = as_source(path, hookpoint=name, split=split, heldout_fraction=fraction)
+        if rows.fingerprint == stored["data"]["fingerprint"]:
+            return name
+    return None

@@ -1,0 +1,53 @@
+"""What commands print at their end: tables for people, readable in a file too."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+METRICS = {
+    "fvu": ("FVU", "{:.4f}", "fraction of variance unexplained; lower is better"),
+    "explained_variance": ("Explained variance", "{:.2%}", "1 - FVU"),
+    "mse": ("Squared error", "{:.4g}", "mean over rows of the sum over features"),
+    "cosine": ("Cosine", "{:.4f}", "of a row and its reconstruction"),
+    "l0": ("L0", "{:.2f}", "latents active on a row"),
+    "dead_fraction": ("Dead", "{:.2%}", "latents that fired on none of these rows"),
+    "dense_fraction": ("Dense", "{:.2%}", "latents that fired on over 10% of these rows"),
+    "n_rows": ("Rows", "{:,}", "that were evaluated"),
+}
+
+
+def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
+    """Print the numbers of `sae.evaluate`, each with what it means."""
+    rows = [
+        (name, form.format(metrics[key]), note)
+        for key, (name, form, note) in METRICS.items()
+        if key in metrics
+    ]
+    print_table(title, rows)
+
+
+def print_table(title: str, rows: Iterable[tuple[str, ...]]) -> None:
+    """Print rows of a name, a value and perhaps a note."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False
+    )
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", overflow="fold")
+    table.add_column(style="dim")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(soft_wrap=False).print(table)
+
+
+def print_next(*commands: list[str]) -> None:
+    """Print what one would run next."""
+    import typer
+
+    typer.echo("Next:")
+    for command in commands:
+        typer.echo(f"  {shlex.join(command)}")
