@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
 from sae.evaluation.reconstruction import measure
-from sae.trainer import AutoencoderTask
+from sae.trainer import AutoencoderTask, choose_device
 from sparsecode import SparseCodes
 from sparsecode._checks import check_finite, check_float, check_int, near_matches
 from sparsecode.training import (
@@ -347,13 +347,9 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             "n_steps": check_int("max_steps", self.max_steps, low=1),
             "batch_size": min(check_int("batch_size", self.batch_size, low=1), source.n_rows),
         }
-        lr = self.lr
-        lr = (
-            default_learning_rate(**sizes)
-            if lr is None
-            else check_float("lr", lr, low=0, open_low=True)
-        )
-        device = _device(self.device)
+        lr = default_learning_rate(**sizes) if self.lr is None else self.lr
+        lr = check_float("lr", lr, low=0.0, open_low=True)
+        device = choose_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         module = self._new_module(source.n_features, sizes["n_latents"], seed)
         config = TrainConfig(
@@ -367,7 +363,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return config, module.to(device).train()
 
     def _new_module(self, n_features: int, n_latents: int, seed: int) -> AbstractAutoencoder:
-        if self.architecture not in AUTOENCODERS:
+        if self.architecture not in list(AUTOENCODERS):
             raise ValueError(
                 f"`architecture` must be one of {', '.join(map(repr, sorted(AUTOENCODERS)))}; got "
                 f"{self.architecture!r}.{near_matches(str(self.architecture), list(AUTOENCODERS))}"
@@ -391,7 +387,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return make(**{name: size for name, size in sizes.items() if name in known}, **options)
 
     def _placed_module(self) -> AbstractAutoencoder:
-        return self.module_.to(_device(self.device))
+        return self.module_.to(choose_device(self.device))
 
     def _keep(
         self,
@@ -477,15 +473,3 @@ def _checked_tensor(X: Tensor) -> Tensor:
         )
     X = X.detach()
     return check_finite("X", X if X.is_floating_point() else X.float())
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f'`device` must be "auto" or a torch device; got {name!r}.') from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`device` must be usable; got {name!r}, but torch sees no GPU here.")
-    return device

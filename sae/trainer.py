@@ -279,20 +279,35 @@ def _sides(
     return as_source(data, split="train", **share), as_source(data, split="heldout", **share)
 
 
-def _checked_device(config: TrainConfig) -> torch.device:
-    if config.device == "auto":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    else:
-        try:
-            device = torch.device(config.device)
-        except RuntimeError:
-            raise ValueError(
-                f'`device` must be "auto" or a torch device; got {config.device!r}.'
-            ) from None
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is the first GPU if there is one, else the CPU.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or no GPU here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f'`device` must be "auto" or a torch device; got {name!r}.') from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"`device` must be usable; got {config.device!r}, but torch sees no GPU here."
-        )
+        raise ValueError(f"`device` must be usable; got {name!r}, but torch sees no GPU here.")
+    return device
+
+
+def _checked_device(config: TrainConfig) -> torch.device:
+    device = choose_device(config.device)
     if config.precision == "bf16" and device.type != "cuda":
         raise ValueError(
             f'`precision="bf16"` needs a GPU; the device is {device}. Use precision="float32".'
