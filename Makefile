@@ -53,8 +53,9 @@ HOOKPOINT := encoder.layer.3
 .PHONY: demo
 demo: install ## Text -> activations -> autoencoder -> evaluation -> demo/report.html.
 	rm -rf $(DEMO)
-	$(BIN)/python -m sparsecode.datasets $(DEMO)/shakespeare.txt
-	$(BIN)/sae cache $(MODEL) $(DEMO)/shakespeare.txt --hookpoints $(HOOKPOINT) --out $(DEMO)/activations
+	mkdir $(DEMO)
+	$(BIN)/python -c 'import json, sparsecode.datasets as d; print(*map(json.dumps, d.load_shakespeare()), sep="\n")' > $(DEMO)/shakespeare.jsonl
+	$(BIN)/sae cache $(MODEL) $(DEMO)/shakespeare.jsonl --hookpoints $(HOOKPOINT) --out $(DEMO)/activations
 	$(BIN)/sae train $(DEMO)/activations --arch topk --latents 4096 -k 32 --steps 1000 --out $(DEMO)/run
 	$(BIN)/sae evaluate $(DEMO)/run $(DEMO)/activations
 	$(BIN)/sae report $(DEMO)/run $(DEMO)/activations --out $(DEMO)/report.html
