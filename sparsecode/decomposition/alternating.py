@@ -9,6 +9,7 @@ from torch import Tensor
 
 FIRST_BETA, GROWTH, CEILING_GROWTH, SHRINKAGE = 0.5, 1.05, 1.01, 1.5
 POWER_STEPS = 30
+START_SWEEPS = 10
 
 CodeStep = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -79,7 +80,7 @@ def alternate(
     nonnegative matrix factorization algorithms using extrapolation", algorithm 3 (here with a step
     back instead of a kept increase).
     """
-    current = Factors(_unit_ball(start @ rows.T), start)
+    current = Factors(_scores_of(rows, start), start)
     ahead, beta, ceiling = current, FIRST_BETA, 1.0
     objectives: list[float] = []
     last, small_steps = float("inf"), 0
@@ -111,6 +112,15 @@ def _step(
     scores = _improved_scores(scores, ahead @ rows.T, ahead @ ahead.T)
     moved = _unit_ball(scores + beta * (scores - current.scores))
     return Factors(scores, loadings), Factors(moved, ahead)
+
+
+def _scores_of(rows: Tensor, loadings: Tensor) -> Tensor:
+    """Return scores for loadings to start from."""
+    target, gram = loadings @ rows.T, loadings @ loadings.T
+    scores = _unit_ball(target)
+    for _ in range(START_SWEEPS):
+        scores = _improved_scores(scores, target, gram)
+    return scores
 
 
 def _objective(rows: Tensor, factors: Factors, penalty: Callable[[Tensor], Tensor]) -> float:

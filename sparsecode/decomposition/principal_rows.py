@@ -38,15 +38,17 @@ class PrincipalRows:
     rows: Tensor
 
     @classmethod
+    def empty(cls, n_features: int, *, device: torch.device | str = "cpu") -> "PrincipalRows":
+        """Return the state before the first row."""
+        nothing = torch.zeros(0, n_features, dtype=torch.float64, device=device)
+        return cls(0, nothing.new_zeros(n_features), nothing)
+
+    @classmethod
     def of(
         cls, X: Tensor, *, device: torch.device | str = "cpu", chunk_rows: int = CHUNK_ROWS
     ) -> "PrincipalRows":
         """Compress the rows of `X`, of shape (N, P) and any floating dtype."""
-        n_features = X.shape[1]
-        empty = torch.zeros(0, n_features, dtype=torch.float64, device=device)
-        return cls(0, torch.zeros(n_features, dtype=torch.float64, device=device), empty).updated(
-            X, chunk_rows=chunk_rows
-        )
+        return cls.empty(X.shape[1], device=device).updated(X, chunk_rows=chunk_rows)
 
     def updated(self, X: Tensor, *, chunk_rows: int = CHUNK_ROWS) -> "PrincipalRows":
         """Return what compressing all rows seen so far and those of `X` gives.

@@ -24,7 +24,7 @@ def varimax(loadings: Tensor, *, max_iter: int = 100, tol: float = 1e-6) -> Tens
     References
     ----------
     Kaiser (1958), "The varimax criterion for analytic rotation in factor analysis". Iterated as in
-    Jennrich (2001), "A simple general procedure for orthogonal rotation", eq. (3).
+    Jennrich (2001), "A simple general procedure for orthogonal rotation", section 3.
 
     Examples
     --------
@@ -33,15 +33,28 @@ def varimax(loadings: Tensor, *, max_iter: int = 100, tol: float = 1e-6) -> Tens
     tensor([[1., 1., 0., 0.],
             [0., 0., 1., 1.]])
     """
-    rotation = torch.eye(loadings.shape[0], dtype=loadings.dtype, device=loadings.device)
-    last = 0.0
+    rotated, best = loadings, _criterion(loadings)
+    # Shifted by three times this, the criterion is convex and a step cannot overshoot.
+    longest = float(torch.linalg.matrix_norm(loadings, 2)) ** 2 / loadings.shape[1]
     for _ in range(max_iter):
-        rotated = rotation @ loadings
-        cubes = rotated**3 - rotated * rotated.square().mean(1, keepdim=True)
-        left, values, right = torch.linalg.svd(cubes @ loadings.T)
-        rotation = left @ right
-        value = float(values.sum())
-        if value <= last * (1 + tol):
+        for shift in (0.0, 0.3 * longest, 3 * longest):
+            proposed = _turned(rotated, loadings, shift)
+            value = _criterion(proposed)
+            if value > best * (1 + tol):
+                break
+        else:
             break
-        last = value
-    return rotation @ loadings
+        rotated, best = proposed, value
+    return rotated
+
+
+def _turned(rotated: Tensor, loadings: Tensor, shift: float) -> Tensor:
+    """Return the rotation of `loadings` that goes along the gradient of the criterion."""
+    means = rotated.square().mean(1, keepdim=True)
+    left, _, right = torch.linalg.svd((rotated**3 + (shift - means) * rotated) @ loadings.T)
+    return left @ right @ loadings
+
+
+def _criterion(loadings: Tensor) -> float:
+    squares = loadings.square()
+    return float((squares.square().sum(1) - squares.sum(1).square() / loadings.shape[1]).sum())
