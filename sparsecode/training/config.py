@@ -34,7 +34,7 @@ class TrainConfig:
     warmup_share: float = 0.05
     """Share of the steps over which the learning rate rises linearly."""
 
-    decay_share: float = 0.5
+    decay_share: float = 0.3
     """Share of the steps, the last ones, over which it falls linearly to zero."""
 
     betas: tuple[float, float] = (0.9, 0.999)

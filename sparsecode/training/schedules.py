@@ -4,11 +4,20 @@ import math
 
 from sparsecode._checks import check_int
 
+REFERENCE_RATE, REFERENCE_STEPS, REFERENCE_LATENTS = 6e-3, 300, 4096
+HIGHEST_RATE = 1e-2
+
 
 def default_learning_rate(
     *, n_latents: int, n_features: int, n_steps: int, batch_size: int
 ) -> float:
     """Return the highest learning rate that suits a run.
+
+    ``6e-3 * (300 / n_steps)^0.4 * (4096 / n_latents)^0.5``, at most 1e-2. The width enters as
+    is customary; the length was fitted to sweeps over real transformer activations
+    (384 features, 4,096 latents, k = 32, 300 and 1,000 steps of 2,048 rows), where the optimum
+    moves down as runs grow longer. Wide dictionaries in long runs thus meet the customary
+    ``2e-4 / sqrt(n_latents / 2^14)``, which leaves short runs far from done.
 
     Parameters
     ----------
@@ -29,16 +38,18 @@ def default_learning_rate(
     Examples
     --------
     >>> default_learning_rate(n_latents=4096, n_features=384, n_steps=1000, batch_size=2048)
-    0.003
+    0.0037...
     """
-    for name, value in (
+    for name, value in (  # the width of the data and the batch do not enter the law
         ("n_latents", n_latents),
         ("n_features", n_features),
         ("n_steps", n_steps),
         ("batch_size", batch_size),
     ):
         check_int(name, value, low=1)
-    return 3e-3
+    length = (REFERENCE_STEPS / n_steps) ** 0.4
+    width = (REFERENCE_LATENTS / n_latents) ** 0.5
+    return min(HIGHEST_RATE, REFERENCE_RATE * length * width)
 
 
 def learning_rate_factor(

@@ -102,8 +102,10 @@ class _Rows:
         whole = self.key[:, : n_groups * GROUP].unflatten(1, (GROUP, n_groups))
         return _Rows(whole.amax(1))
 
-    def take(self, ids: Tensor) -> Tensor:
-        return self.key.gather(1, ids)
+    def members(self, groups: Tensor, steps: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the entries of the chosen groups and of the rest, and their reversed ids."""
+        ids = _with_rest(groups.unsqueeze(2) + steps, rest)
+        return self.key.gather(1, ids), _LOW - ids
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,22 @@ class _Columns:
         whole = self.key[: n_groups * GROUP].unflatten(0, (GROUP, n_groups))
         return _Columns(whole.amax(0))
 
-    def take(self, ids: Tensor) -> Tensor:
+    def members(self, groups: Tensor, steps: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the entries of the chosen groups and of the rest, and their reversed ids."""
         n_rows = self.key.shape[1]
-        return self.key.view(-1).take(ids * n_rows + torch.arange(n_rows).unsqueeze(1))
+        columns = torch.arange(n_rows).unsqueeze(1)
+        first = (groups * n_rows + columns).unsqueeze(2)
+        places = _with_rest(first + steps * n_rows, rest * n_rows, columns)
+        reversed_ids = _with_rest((_LOW - groups).unsqueeze(2) - steps, _LOW - rest)
+        return self.key.view(-1).take(places), reversed_ids
+
+
+def _with_rest(members: Tensor, rest: Tensor, offset: Tensor | int = 0) -> Tensor:
+    """Return members of shape (N, groups, GROUP) flat, the rest appended to each row."""
+    flat = members.flatten(1)
+    if not rest.numel():
+        return flat
+    return torch.cat([flat, (rest + offset).expand(len(flat), -1)], dim=1)
 
 
 def _select(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
@@ -139,32 +154,35 @@ def _select(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
 
 def _ladder(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest keys of each row, descending, and which rows (N,) are in doubt."""
-    n_rows, width = table.shape
+    width = table.shape[1]
     if width <= max(DIRECT_COLUMNS, (k + 1) * GROUP):
-        keys = _largest(_join(table.rows(), torch.arange(width)), k)
+        keys = _largest(_keys(table.rows(), _LOW - torch.arange(width), positive=False), k)
         return keys, _holds_nan(keys)
     n_groups = width // GROUP
     tops, _ = _ladder(table.maxima(n_groups), k + 1)
-    groups = _LOW - (tops & _LOW)
-    ids = (groups.unsqueeze(2) + torch.arange(GROUP) * n_groups).reshape(n_rows, -1)
+    groups, steps = _LOW - (tops & _LOW), torch.arange(GROUP) * n_groups
     rest = torch.arange(n_groups * GROUP, width)  # fills no group, so it is always a candidate
-    ids = torch.cat([ids, rest.expand(n_rows, -1)], dim=1) if rest.numel() else ids
-    keys = _largest(_join(table.take(ids), ids), k)
+    candidates, reversed_ids = table.members(groups, steps, rest)
+    # Once k groups have a positive maximum, nothing that is not positive can be chosen.
+    positive = bool((tops[:, k - 1] >= 1 << 32).all())
+    keys = _largest(_keys(candidates, reversed_ids, positive=positive), k)
     # A group that was left out holds nothing above tops[:, k]; at equality it may hide a tie.
     tie = (tops[:, k] >> 32) >= (keys[:, k - 1] >> 32)
-    return keys, tie | _holds_nan(keys)
+    return keys, tie | _holds_nan(keys) | _holds_nan(tops)
 
 
-def _join(values: Tensor, ids: Tensor) -> Tensor:
-    """Return int64 keys whose order is: larger float first, then lower id. -0 becomes +0.
+def _keys(values: Tensor, reversed_ids: Tensor, *, positive: bool) -> Tensor:
+    """Return int64 keys: the larger float first, then the larger reversed id.
 
-    NaN becomes the NaN without a sign, which sorts above +inf, so that one look at the first key
-    finds it.
+    The bits of positive floats rise with them as they are. In general -0 becomes +0, and NaN
+    becomes the NaN without a sign, which sorts above +inf so that a look at the first key finds it.
     """
-    canonical = torch.where(values.isnan(), torch.nan, values + 0.0)
-    bits = canonical.view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << 32).add_(_LOW - ids)
+    if positive:
+        ordered = values.view(torch.int32)
+    else:
+        bits = torch.where(values.isnan(), torch.nan, values + 0.0).view(torch.int32)
+        ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return torch.add(reversed_ids, ordered, alpha=1 << 32)
 
 
 def _split(keys: Tensor) -> tuple[Tensor, Tensor]:
