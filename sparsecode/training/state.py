@@ -35,8 +35,9 @@ class RunningMeans:
         """Return the means, in one transfer, and start again; no rows give no means."""
         means = {}
         if self.n_rows:
-            values = (torch.stack(list(self.sums.values())) / self.n_rows).tolist()
-            means = dict(zip(self.sums, values, strict=True))
+            names = sorted(self.sums)  # a checkpoint does not keep the order in which they came
+            values = (torch.stack([self.sums[name] for name in names]) / self.n_rows).tolist()
+            means = dict(zip(names, values, strict=True))
         self.sums, self.n_rows = {}, 0
         return means
 
