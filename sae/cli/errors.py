@@ -1,5 +1,6 @@
 """What a command does with an error: one sentence and exit code 2, or how to go on after Ctrl-C."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +19,20 @@ IN_PYTHON = {
     "overwrite=True": "--overwrite",
     "resume=False": "--no-resume",
     "`out_dir`": "`--out`",
-    "`hookpoint` must": "`--hookpoint` must",
-    "`hookpoints` must": "`--hookpoints` must",
-    "`n_latents` must": "`--latents` must",
+    "`sae.cache.write`": "`sae cache`",
+}
+ARGUMENTS = {
+    "data": "DIR",
+    "model": "MODEL",
+    "texts": "TEXT",
+    "out": "--out",
+    "hookpoint": "--hookpoint",
+    "hookpoints": "--hookpoints",
+    "resume": "--resume",
+    "k": "-k",
+    "n_latents": "--latents",
+    "n_steps": "--steps",
+    "n_examples": "--examples",
 }
 
 
@@ -66,4 +78,7 @@ def _sentence(error: BaseException) -> str:
         text = f"`{error.filename}`: {text}" if error.filename else text
     for python, option in IN_PYTHON.items():
         text = text.replace(python, option)
+    named = re.match(r"`(\w+)` must", text)
+    if named and named[1] in ARGUMENTS:
+        text = f"`{ARGUMENTS[named[1]]}`{text[named.end(1) + 1 :]}"
     return text

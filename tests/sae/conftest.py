@@ -1,0 +1,74 @@
+"""A tiny BERT in a folder, and a cache of its activations: nothing is downloaded, all is fast."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+import sae.cache
+from sae.cache import Cache
+
+EVIL = "</script><img src=x onerror=window.hacked=1>"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+WORDS = ["the", "king", "##dom", "'", "s", "cat", "play", "##ing", "sat", "on", "a", "mat", ",", "."]
+VOCABULARY = [*SPECIAL, *WORDS, EVIL]
+TEXTS = [
+    "the king ' s cat sat on a mat .",
+    "the kingdom , the cat , the mat .",
+    "a playing king sat on the cat .",
+    "playing on , playing on the mat , a cat ' s king .",
+] * 12
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user would have one: weights, configuration and a WordPiece tokenizer."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = Tokenizer(WordPiece({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    words.pre_tokenizer = BertPreTokenizer()
+    words.decoder = decoders.WordPiece()
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+        BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n\n".join(TEXTS))
+    return path
+
+
+@pytest.fixture(scope="session")
+def word_cache(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Activations of TEXTS, and of one document that holds the evil token."""
+    out = tmp_path_factory.mktemp("cache") / "activations"
+    hookpoints = ["encoder.layer.0", "encoder.layer.1"]
+    sae.cache.write(bert_folder, TEXTS, hookpoints, out, context_length=12)
+    evil = VOCABULARY.index(EVIL)
+    ids = [[2, 4, 5, evil, 9, 3]] * 4
+    return sae.cache.write(bert_folder, ids, hookpoints, out, context_length=12, append=True)
