@@ -58,6 +58,8 @@ def evaluate(
 
     Raises
     ------
+    TypeError
+        If `model` is no autoencoder.
     ValueError
         If the width is not that of the model, or there are no rows, or they hold NaN or infinity.
 
@@ -69,6 +71,10 @@ def evaluate(
     >>> metrics["l0"], metrics["n_rows"]
     (2.0, 8)
     """
+    if not isinstance(model, AbstractAutoencoder):
+        raise TypeError(
+            f"`model` must be an autoencoder such as sae.TopK; got {type(model).__name__}."
+        )
     batch_size = check_int("batch_size", batch_size, low=1)
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
