@@ -8,3 +8,4 @@ from sae.cache.sources import ArraySource as ArraySource
 from sae.cache.sources import as_source as as_source
 from sae.cache.statistics import RowStatistics as RowStatistics
 from sae.cache.writer import write as write
+from sparsecode.io import CorruptFileError as CorruptFileError

@@ -51,9 +51,9 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not (self._folder / _SESSION).exists() and self._folder.exists():
-            self.clear()
-        self._lock.close()
+        with self._lock:
+            if self._folder.exists() and not any(self._folder.glob("[0-9]*.json")):
+                self.clear()  # there is nothing to continue
 
     def session(self) -> dict[str, Any] | None:
         """Return what `begin` recorded, or None if no write is under way."""
@@ -94,4 +94,4 @@ class Journal:
         folders = [self._root, self._folder, self._root / "tokens", self._root / "index"]
         for folder in [*folders, *self._root.glob("activations/*")]:
             for path in folder.glob(".*.tmp"):
-                path.unlink()
+                path.unlink(missing_ok=True)

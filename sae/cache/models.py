@@ -92,8 +92,10 @@ class Loaded:
             },
         }
 
-    def pieces(self) -> list[str]:
-        """Return the text piece of every token id of the tokenizer."""
+    def pieces(self) -> list[str] | None:
+        """Return the text piece of every token id, or None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
         pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         return ["" if piece is None else piece for piece in pieces]
 

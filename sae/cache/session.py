@@ -16,6 +16,7 @@ from sae.cache.format import (
     write_activations,
     write_manifest,
     write_tensors,
+    write_vocabulary,
 )
 from sae.cache.forward import Rows, joined
 from sae.cache.journal import Journal
@@ -35,8 +36,9 @@ class Session:
         The cache before this call.
     call : mapping
         What the manifest says about this call.
-    shard_rows : int
-        Most rows of a shard, unless a single pool has more.
+        Its option "shard_rows" is the most rows of a shard, unless a single pool has more.
+    pieces : list of str or None
+        The vocabulary.
 
     Attributes
     ----------
@@ -47,13 +49,19 @@ class Session:
     """
 
     def __init__(
-        self, root: Path, journal: Journal, base: Manifest, call: Mapping[str, Any], shard_rows: int
+        self,
+        root: Path,
+        journal: Journal,
+        base: Manifest,
+        call: Mapping[str, Any],
+        pieces: list[str] | None,
     ) -> None:
         self._root = root
         self._journal = journal
         self._base = base
         self._call = call
-        self.shard_rows = shard_rows
+        self._pieces = pieces
+        self.shard_rows = call["options"]["shard_rows"]
         self._shards = list(base.shards)
         self._statistics = {
             name: RowStatistics.from_json(hookpoint["statistics"])
@@ -90,6 +98,8 @@ class Session:
         if self._pending:
             self._write_shard()
         base = self._base
+        if base.vocabulary is None and self._pieces is not None:
+            base = replace(base, vocabulary=write_vocabulary(self._root, self._pieces))
         call = {
             **self._call,
             "shards": len(self._shards) - len(base.shards),

@@ -7,7 +7,7 @@ window, the usual case of data that fit in it, this is a uniform permutation of 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -16,14 +16,19 @@ import numpy as np
 class Window:
     """Blocks that are read together.
 
-    ``blocks`` are the blocks in reading order, ``places[starts[i] + j]`` is where row j of the i-th
-    of them goes. Rows with a negative place were served before the stream was resumed.
+    ``blocks`` are the blocks in reading order, ``starts[i]`` is the row of the window with which
+    the i-th of them begins, and ``order`` the rows to serve, without those served before a
+    resumption.
     """
 
     blocks: np.ndarray
     starts: np.ndarray
-    places: np.ndarray
-    rows: int
+    order: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that are read."""
+        return int(self.starts[-1])
 
 
 def windows(
@@ -53,26 +58,23 @@ def windows(
     """
     n_rows = int(sizes.sum())
     n_windows = -(-n_rows // window_rows)
+    in_order = np.arange(len(sizes))
     first_epoch, skip = divmod(start_row, n_rows)
     for epoch in count(first_epoch) if epochs is None else range(first_epoch, epochs):
-        order = _random(seed, epoch).permutation(len(sizes)) if shuffle else np.arange(len(sizes))
-        ends = np.cumsum(sizes[order])
+        mixed = shuffle and n_windows > 1
+        blocks = _random(seed, epoch).permutation(in_order) if mixed else in_order
         # Windows of nearly equal size: a small last one would mix its rows among themselves only.
-        targets = np.arange(1, n_windows + 1) * n_rows // n_windows
-        cuts = [0, *(np.searchsorted(ends, targets) + 1).tolist()]
-        cuts[-1] = len(order)
-        for number in range(n_windows):
-            blocks = order[cuts[number] : cuts[number + 1]]
-            starts = np.concatenate([[0], np.cumsum(sizes[blocks])])
+        targets = np.arange(1, n_windows) * n_rows // n_windows
+        cuts = [0, *(np.searchsorted(np.cumsum(sizes[blocks]), targets) + 1).tolist(), len(blocks)]
+        for number, (first, last) in enumerate(pairwise(cuts), 1):
+            chosen = blocks if n_windows == 1 else blocks[first:last]
+            starts = np.concatenate([[0], np.cumsum(sizes[chosen])])
             rows = int(starts[-1])
             if skip >= rows:
                 skip -= rows
                 continue
-            if shuffle:
-                places = _random(seed, epoch, number + 1).permutation(rows)
-            else:
-                places = np.arange(rows)
-            yield Window(blocks, starts, places - skip, rows - skip)
+            order = _random(seed, epoch, number).permutation(rows) if shuffle else np.arange(rows)
+            yield Window(chosen, starts, order[skip:])
             skip = 0
 
 

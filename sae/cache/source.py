@@ -2,8 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from sparsecode._checks import check_float, check_int
 SPLITS = ("train", "heldout")
 WINDOW_BYTES = 2**28
 _READERS = min(4, os.cpu_count() or 1)
-_BATCHES_AHEAD = 4
 _SERIAL = 2**15 - 1  # torch runs an elementwise operation on fewer elements in the calling thread
 
 
@@ -86,11 +86,10 @@ class AbstractSource(ABC):
             A copy.
         """
         self._check_range(start, stop)
-        out = torch.empty(stop - start, self.n_features, dtype=dtype or self.dtype)
+        rows = np.empty((stop - start, self.n_features), dtype=_bits_of(self.dtype))
         for block, first, last, at in self._pieces(start, stop):
-            rows = np.array(self._read_block(block)[first:last])
-            _convert(from_bits(rows, self.dtype), out[at : at + last - first])
-        return out
+            rows[at : at + last - first] = self._read_block(block)[first:last]
+        return self._converted(rows, dtype or self.dtype)
 
     def take(
         self, indices: Tensor | np.ndarray, *, dtype: torch.dtype | None = torch.float32
@@ -111,15 +110,13 @@ class AbstractSource(ABC):
         if len(wanted):
             self._check_range(int(wanted.min()), int(wanted.max()) + 1)
         blocks = np.searchsorted(self._ends, wanted, side="right")
-        out = torch.empty(len(wanted), self.n_features, dtype=dtype or self.dtype)
+        rows = np.empty((len(wanted), self.n_features), dtype=_bits_of(self.dtype))
         order = np.argsort(blocks, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
             if len(group):
                 block = int(blocks[group[0]])
-                local = wanted[group] - self._start(block)
-                rows = np.ascontiguousarray(self._read_block(block)[local])
-                out[torch.from_numpy(group)] = from_bits(rows, self.dtype).to(out.dtype)
-        return out
+                rows[group] = self._read_block(block)[wanted[group] - self._start(block)]
+        return self._converted(rows, dtype or self.dtype)
 
     def batches(
         self,
@@ -178,51 +175,80 @@ class AbstractSource(ABC):
             epochs=epochs,
             shuffle=shuffle,
         )
-        return prefetched(self._stream(plan, batch_size, dtype or self.dtype), _BATCHES_AHEAD)
+        return self._stream(plan, batch_size, dtype or self.dtype)
 
     def _stream(
         self, plan: Iterator[Window], batch_size: int, dtype: torch.dtype
-    ) -> Generator[Tensor, None, None]:
-        batch, filled = torch.empty(batch_size, self.n_features, dtype=dtype), 0
-        filling = prefetched(self._filled(plan), 1)
-        try:
-            for window in filling:
-                done = 0
-                while done < len(window):
-                    size = min(batch_size - filled, len(window) - done)
-                    _convert(window[done : done + size], batch[filled : filled + size])
-                    done, filled = done + size, filled + size
-                    if filled == batch_size:
-                        yield batch
-                        batch, filled = torch.empty_like(batch), 0
-                del window
-        finally:
-            filling.close()
-        if filled:
-            yield batch[:filled]
+    ) -> Iterator[Tensor]:
+        """Yield batches; threads make the next ones, and one more fills the next window."""
 
-    def _filled(self, plan: Iterator[Window]) -> Generator[Tensor, None, None]:
-        """Yield the rows of each window in their places."""
+        def make(head: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> Tensor:
+            body = np.take(rows, picked, axis=0, mode="clip")  # "raise" would copy once more
+            return self._converted(np.concatenate([head, body]) if len(head) else body, dtype)
+
+        pending: deque[Future[Tensor]] = deque()
         with ThreadPoolExecutor(_READERS, "sparsecode-reader") as pool:
-            for window in plan:
-                bits = np.empty((window.rows, self.n_features), dtype=_bits_of(self.dtype))
-                # A row is one item of `slots`: numpy moves it as a whole, and without the GIL.
-                slots = bits.view(np.dtype((np.void, bits.itemsize * self.n_features)))[:, 0]
+            filling = prefetched(self._filled(plan, pool), 1)
+            try:
+                head = empty = np.empty((0, self.n_features), dtype=_bits_of(self.dtype))
+                for rows, order in filling:
+                    at = 0
+                    while (stop := at + batch_size - len(head)) <= len(order):
+                        pending.append(pool.submit(make, head, rows, order[at:stop]))
+                        head, at = empty, stop
+                        if len(pending) > 2 * _READERS:
+                            yield pending.popleft().result()
+                    head = np.concatenate([head, rows[order[at:]]])
+                    wait(pending)  # asking for the next window lets this one be overwritten
+                while pending:
+                    yield pending.popleft().result()
+                if len(head):
+                    yield self._converted(head, dtype)
+            finally:
+                filling.close()
+                for future in pending:
+                    future.cancel()
 
-                def place(number: int, window: Window = window, slots: np.ndarray = slots) -> None:
-                    places = window.places[window.starts[number] : window.starts[number + 1]]
-                    kept = places >= 0
-                    if kept.any():
-                        rows = np.ascontiguousarray(self._read_block(int(window.blocks[number])))
-                        rows = rows.view(slots.dtype)[:, 0]
-                        if kept.all():
-                            slots[places] = rows
-                        else:
-                            slots[places[kept]] = rows[kept]
+    def _filled(
+        self, plan: Iterator[Window], pool: ThreadPoolExecutor
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+        """Yield the rows of each window and the order in which to serve them.
 
-                list(pool.map(place, range(len(window.blocks))))
-                yield from_bits(bits, self.dtype)
-                del bits, slots, place
+        Two buffers are used in turn, since new memory is slow: its pages must be cleared.
+        """
+        buffers = [np.empty(0, dtype=_bits_of(self.dtype))] * 2
+        rows, blocks = buffers[0], None
+        for window in plan:
+            if window.blocks is not blocks:  # else all rows fit, and are there since the last epoch
+                blocks, size = window.blocks, window.rows * self.n_features
+                buffer = buffers.pop(0)
+                if len(buffer) < size:
+                    buffer = np.empty(size + size // 32, dtype=buffer.dtype)
+                buffers.append(buffer)
+                rows = buffer[:size].reshape(window.rows, self.n_features)
+
+                def fill(i: int, window: Window = window, rows: np.ndarray = rows) -> None:
+                    rows[window.starts[i] : window.starts[i + 1]] = self._read_block(
+                        window.blocks[i]
+                    )
+
+                list(pool.map(fill, range(len(blocks))))
+            yield rows, window.order
+
+    def _converted(self, rows: np.ndarray, dtype: torch.dtype) -> Tensor:
+        """Return stored rows, which must be writable, as a tensor of `dtype`.
+
+        The work is done in the calling thread: in one piece torch would share it with its own
+        threads, which a training step is using.
+        """
+        stored = from_bits(rows, self.dtype)
+        if dtype == self.dtype:
+            return stored
+        out = torch.empty(stored.shape, dtype=dtype)
+        step = max(1, _SERIAL // self.n_features)
+        for source, target in zip(stored.split(step), out.split(step), strict=True):
+            target.copy_(source)
+        return out
 
     def _start(self, block: int) -> int:
         return int(self._ends[block - 1]) if block else 0
@@ -257,13 +283,3 @@ def check_fraction(fraction: float) -> float:
 
 def _bits_of(dtype: torch.dtype) -> np.dtype:
     return torch.empty(0, dtype=torch.uint16 if dtype == torch.bfloat16 else dtype).numpy().dtype
-
-
-def _convert(rows: Tensor, out: Tensor) -> None:
-    """Copy `rows` into `out` in the calling thread.
-
-    In one piece torch would share the work with its own threads, which the training step is using.
-    """
-    step = max(1, _SERIAL // rows.shape[1])
-    for start in range(0, len(rows), step):
-        out[start : start + step].copy_(rows[start : start + step])

@@ -125,7 +125,7 @@ class ArraySource(AbstractSource):
     def fingerprint(self) -> str:
         """Digest of shape, dtype, split and 1,024 evenly spread rows."""
         n_rows = self.matrix.shape[0]
-        digest = hashlib.sha256(f"{self.matrix.shape} {self.dtype} {self.split}".encode())
+        digest = hashlib.sha256(f"{tuple(self.matrix.shape)} {self.dtype} {self.split}".encode())
         if self._held is not None:
             digest.update(self._held.tobytes())
         for row in np.unique(np.linspace(0, n_rows - 1, _SAMPLED).astype(np.int64)):

@@ -100,10 +100,10 @@ class Contexts:
                     )
                 done = start.contexts if place.documents == start.documents else 0
                 for number, framed in enumerate(self._cut(document, ids), 1):
+                    self.place = Place(place.documents, number, place.digest)
                     if number > done:
                         keep = ~np.isin(framed, self._special_ids)
-                        after = Place(place.documents, number, place.digest)
-                        yield Context(framed, keep, after, share)
+                        yield Context(framed, keep, self.place, share)
         if place.documents < start.documents:
             raise ValueError(
                 f"`texts` must be the same as in the interrupted call; it had at least "

@@ -4,7 +4,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from sae.cache.format import (
     hookpoint_folders,
     read_manifest,
     rows_per_block,
-    write_vocabulary,
 )
 from sae.cache.forward import Forward
 from sae.cache.hooks import Run, capture, match_hookpoints
@@ -271,9 +269,7 @@ def _session(
         )
     if found is None or changed:
         journal.begin(wanted)
-    if base.vocabulary is None and loaded.tokenizer is not None:
-        base = replace(base, vocabulary=write_vocabulary(root, loaded.pieces()))
-    return Session(root, journal, base, call, call["options"]["shard_rows"])
+    return Session(root, journal, base, call, loaded.pieces())
 
 
 def _fill(
