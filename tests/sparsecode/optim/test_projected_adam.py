@@ -63,7 +63,7 @@ def test_a_closure_is_called():
         optimizer.zero_grad()
         loss = weight.square().sum()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     assert optimizer.step(closure) == 2.0
     assert bool((weight < 1).all())
