@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from sae.report.summary import Run, cards, facts, lead, settings
 from sparsecode import io
 
 TEMPLATES = Path(__file__).parent / "templates"
-PACKAGES = ("jinja2", "plotly")
 
 
 def write(
@@ -161,9 +159,13 @@ def _evaluation(folder: Path, model: Any, source: AbstractSource) -> dict[str, A
 
 
 def _need_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    """Refuse before any work where a package is missing."""
+    try:
+        import jinja2
+        import plotly
+    except ImportError as error:
         raise ImportError(
-            f"`sae.report` needs {' and '.join(missing)}; not installed here. "
+            f"`sae.report` needs Jinja2 and plotly; {error.name} is not installed. "
             "Run: pip install 'sparsecode[report]'"
-        )
+        ) from None
+    del jinja2, plotly

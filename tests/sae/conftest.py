@@ -15,7 +15,22 @@ from sae.cache import Cache
 
 EVIL = "</script><img src=x onerror=window.hacked=1>"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-WORDS = ["the", "king", "##dom", "'", "s", "cat", "play", "##ing", "sat", "on", "a", "mat", ",", "."]
+WORDS = [
+    "the",
+    "king",
+    "##dom",
+    "'",
+    "s",
+    "cat",
+    "play",
+    "##ing",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    ",",
+    ".",
+]
 VOCABULARY = [*SPECIAL, *WORDS, EVIL]
 TEXTS = [
     "the king ' s cat sat on a mat .",
