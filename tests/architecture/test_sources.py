@@ -107,7 +107,8 @@ def test_nothing_from_disk_is_executed(path: Path) -> None:
     for name, call in calls(tree):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert name not in {"eval", "exec", "__import__", "pickle.load", "yaml.load"}, name
-        assert keywords.get("allow_pickle", "False") == "False", name
+        if not name.endswith(".save"):  # a test may write the file that must be refused
+            assert keywords.get("allow_pickle", "False") == "False", name
         if name == "torch.load":
             assert keywords.get("weights_only") == "True", "torch.load needs weights_only=True"
 
