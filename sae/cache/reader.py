@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae.cache.base import SPLITS, AbstractSource, check_fraction
 from sae.cache.format import (
     DTYPES,
     Manifest,
@@ -26,7 +27,6 @@ from sae.cache.format import (
     refuse,
     shard_path,
 )
-from sae.cache.source import SPLITS, AbstractSource, check_fraction
 from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_choice, near_matches
 

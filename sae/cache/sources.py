@@ -10,10 +10,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from sae.cache.base import SPLITS, AbstractSource, check_fraction
 from sae.cache.format import JOURNAL, MANIFEST, from_bits, held_out_score, to_bits
 from sae.cache.reader import Cache
 from sae.cache.reader import open as open_cache
-from sae.cache.source import SPLITS, AbstractSource, check_fraction
 from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_choice
 

@@ -1,6 +1,8 @@
 """Tiny transformers with tokenizers of their own: nothing is downloaded, all is fast."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,71 @@ def write(bert: BertModel, bert_tokenizer: Any, tmp_path: Path) -> Callable[...,
 def texts() -> list[str]:
     """What `write` caches unless it is given other texts."""
     return list(TEXTS)
+
+
+@pytest.fixture
+def cache(write: Callable[..., Cache]) -> Cache:
+    """A float32 cache of three shards, opened at the first of two hookpoints."""
+    return write(dtype="float32").at("encoder.layer.0")
+
+
+@pytest.fixture
+def blocks(write: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """A cache with blocks of few rows, as a large one has for each shard."""
+    monkeypatch.setattr("sae.cache.format.BLOCK_BYTES", 300)
+    cache = write(hookpoints="encoder.layer.1", dtype="float32", shard_rows=40)
+    assert len(cache._ends) > 25
+    return cache
+
+
+class PowerCut(BaseException):
+    """What a writer dies of when the operating system fails under it."""
+
+
+def cut_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
+    """Let the operating system fail at the given change of a file's name; return the changes."""
+    steps: list[str] = []
+
+    def failing(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(source: Any, *args: Any, **keywords: Any) -> Any:
+            if len(steps) == step:
+                raise PowerCut
+            steps.append(str(args[0] if args else source))
+            return change(source, *args, **keywords)
+
+        return call
+
+    monkeypatch.setattr(os, "replace", failing(os.replace))
+    monkeypatch.setattr(os, "unlink", failing(os.unlink))
+    return steps
+
+
+@pytest.fixture
+def cut() -> Callable[[int], AbstractContextManager[list[str]]]:
+    """Give a context in which the writer dies at a change of a file's name.
+
+    It lists the changes before, and "cut" if it came to that.
+    """
+
+    @contextmanager
+    def dying(step: int) -> Iterator[list[str]]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            steps = cut_at(monkeypatch, step)
+            try:
+                yield steps
+            except PowerCut:
+                steps.append("cut")
+
+    return dying
+
+
+@pytest.fixture
+def interrupted(write: Callable[..., Cache], tmp_path: Path) -> Path:
+    """A cache that was cut off with two shards in the journal."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cut_at(monkeypatch, 13)
+        with pytest.raises(PowerCut):
+            write()
+    out = tmp_path / "acts"
+    assert {path.name for path in (out / "journal").glob("0*")} == {"000000.json", "000001.json"}
+    return out
