@@ -70,8 +70,8 @@ def exported() -> dict[str, object]:
         f"{value.__module__}.{value.__qualname__}": value
         for root in (sparsecode, sae, retrieval)
         for package in packages(root)
-        for name, value in vars(package).items()
-        if is_documented_kind(value) and not name.startswith("_")
+        for name in dir(package)
+        if not name.startswith("_") and is_documented_kind(value := getattr(package, name))
     }
 
 
