@@ -14,6 +14,7 @@ from sae.interpret import EncodedRows, browser_data
 from sae.report.charts import firing_charts, training_charts
 from sae.report.summary import Run, cards, facts, lead, settings
 from sparsecode import io
+from sparsecode._checks import check_int
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -67,6 +68,7 @@ def write(
     from tqdm.auto import tqdm
 
     _need_packages()
+    n_examples = check_int("n_examples", n_examples, low=1)
     folder = Path(run)
     model = load(folder)
     source = as_source(data, hookpoint=hookpoint, n_features=model.n_features)
@@ -136,7 +138,7 @@ def embedded_json(value: Any) -> str:
 
 
 def _vocabulary(source: AbstractSource) -> list[str] | None:
-    """Return the pieces of the tokenizer, an empty list without one, None for data without tokens."""
+    """Return the pieces of the tokenizer; none at all for data without tokens."""
     return (source.vocabulary or []) if isinstance(source, Cache) else None
 
 

@@ -1,0 +1,338 @@
+"""The four commands, from a text to a report, and what they say when something is wrong."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+import sae
+import sae.interpret
+from sae.autoencoders import AUTOENCODERS
+from sae.cache import Cache
+from sae.cli import app
+from sae.cli.options import field_docs, markup, parameter_docs
+from sae.cli.runs import parsed
+from sparsecode import io
+from sparsecode.training import TrainConfig
+
+SMALL = ["--latents", "48", "-k", "4", "--steps", "20", "--batch-size", "64"]
+
+FLAGS = {
+    "cache": """--append --batch-size --context-length --debug --device --drop-outliers
+        --drop-special-tokens/--keep-special-tokens --dtype --help --hookpoints --max-tokens --out
+        --progress/--no-progress --resume/--no-resume --shard-rows --text-column --text-unit
+        --tokenizer""",
+    "train": """--accumulate --arch --arch-option --batch-size --betas --dead-after-tokens --debug
+        --decay-share --device --eps --eval-every --eval-rows --heldout-fraction --help --hookpoint
+        --k-anneal-share --k-start --latents --log-every --loggers --lr --max-grad-norm --optimizer
+        --out --overwrite --precision --progress/--no-progress --resume --save-every --seed --steps
+        --warmup-share -k""",
+    "evaluate": """--batch-size --debug --heldout-fraction --help --hookpoint --json --max-rows
+        --progress/--no-progress --split""",
+    "report": """--debug --examples --help --hookpoint --max-rows --out
+        --progress/--no-progress""",
+}
+
+Sae = Callable[..., Result]
+
+
+@pytest.fixture
+def run_sae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sae:
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    return lambda *words: runner.invoke(app, [str(word) for word in words], prog_name="sae")
+
+
+@pytest.fixture(scope="session")
+def small_run(word_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    words = ["train", str(word_cache.path), "--hookpoint", "encoder.layer.1", *SMALL]
+    done = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def flags_of(command: str) -> set[str]:
+    found = set()
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        if parameter.param_type_name == "option":
+            longest = max(parameter.opts, key=len)
+            off = parameter.secondary_opts
+            found.add(f"{longest}/{off[0]}" if off else longest)
+    return found
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_flags_are_pinned(command: str) -> None:
+    assert flags_of(command) | {"--help"} == set(FLAGS[command].split())
+
+
+def test_commands_come_in_the_order_in_which_one_needs_them() -> None:
+    assert list(get_command(app).commands) == list(FLAGS)  # type: ignore[attr-defined]
+
+
+def test_train_has_an_option_for_every_field() -> None:
+    names = {name.strip("-").replace("-", "_") for name in flags_of("train")}
+    names = {name.split("/")[0] for name in names}
+    fields = set(TrainConfig.__dataclass_fields__)
+    assert fields - names == {"n_steps", "out_dir"}  # --steps and --out
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_has_examples_defaults_and_no_python(run_sae: Sae, command: str) -> None:
+    done = run_sae(command, "--help")
+    text = " ".join(re.sub(r"[^\x20-\x7e]", " ", done.output).split())
+    assert done.exit_code == 0
+    assert f"$ sae {command} " in text
+    assert "None" not in text
+    assert "[default: " in text
+
+
+def test_commands_in_the_help_are_commands(run_sae: Sae) -> None:
+    """Every example can be parsed: its options exist and its arguments suffice."""
+    shown = []
+    for command in ("", *FLAGS):
+        help_text = get_command(app) if not command else get_command(app).commands[command]  # type: ignore[attr-defined]
+        shown += re.findall(r"\$\[/dim\] sae (.*)", help_text.epilog)
+    assert len(shown) > 10
+    for line in shown:
+        name, *words = shlex.split(line)
+        get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined]
+
+
+def test_from_texts_to_a_report(run_sae: Sae, bert_folder: Path, texts_file: Path) -> None:
+    cached = run_sae(
+        "cache", bert_folder, texts_file, "--hookpoints", "encoder.layer.1", "--out", "acts"
+    )
+    assert cached.exit_code == 0, cached.output
+    cache = sae.cache.open("acts")
+    assert f"Rows (tokens) {cache.n_rows}" in " ".join(cached.output.split())
+    assert "sae train acts --out run" in cached.output
+
+    trained = run_sae("train", "acts", "--arch", "topk", *SMALL, "--out", "run")
+    assert trained.exit_code == 0, trained.output
+    assert "run/model" in trained.output
+    evaluation = io.read_json(Path("run/evaluation.json"))
+    assert f"{evaluation['fvu']:.4f}" in trained.output
+    model = sae.load("run")
+    assert (model.n_latents, model.config()["k"]) == (48, 4)
+
+    Path("run/evaluation.json").unlink()
+    evaluated = run_sae("evaluate", "run", "acts")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert f"{evaluation['fvu']:.4f}" in evaluated.output
+    assert io.read_json(Path("run/evaluation.json")) == evaluation
+
+    reported = run_sae("report", "run", "acts", "--out", "page.html", "--examples", "2")
+    assert reported.exit_code == 0, reported.output
+    assert Path("page.html").resolve().as_uri() in reported.output
+    assert "<!doctype html>" in Path("page.html").read_text()
+
+
+def test_evaluate_prints_json_alone(run_sae: Sae, small_run: Path, word_cache: Cache) -> None:
+    shutil.copytree(small_run, "run")
+    done = run_sae("evaluate", "run", word_cache.path, "--json", "--max-rows", "20")
+    metrics = json.loads(done.stdout)
+    assert 0 < metrics["n_rows"] <= 20
+    assert metrics["split"] == "heldout"
+
+
+def test_the_hookpoint_of_the_run_is_found_again(
+    run_sae: Sae, small_run: Path, word_cache: Cache
+) -> None:
+    shutil.copytree(small_run, "run")
+    trained = io.read_json(small_run / "evaluation.json")
+    found = json.loads(run_sae("evaluate", "run", word_cache.path, "--json").stdout)
+    other = run_sae("evaluate", "run", word_cache.path, "--hookpoint", "encoder.layer.0", "--json")
+    assert found["fvu"] == trained["fvu"]
+    assert json.loads(other.stdout)["fvu"] != trained["fvu"]
+
+
+def test_several_hookpoints_with_commas(run_sae: Sae, bert_folder: Path, texts_file: Path) -> None:
+    names = "encoder.layer.1, encoder.layer.0"
+    done = run_sae("cache", bert_folder, texts_file, "--hookpoints", names, "--out", "acts")
+    assert done.exit_code == 0, done.output
+    assert sae.cache.open("acts", "encoder.layer.0").n_features == 16
+    assert "sae train acts --hookpoint encoder.layer.0 --out run" in done.output
+
+
+def test_an_array_does_in_place_of_a_cache(run_sae: Sae) -> None:
+    np.save("rows.npy", np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32))
+    options = ["--heldout-fraction", "0", *SMALL]
+    assert run_sae("train", "rows.npy", *options, "--out", "run").exit_code == 0
+    done = run_sae("evaluate", "run", "rows.npy", "--json")
+    assert json.loads(done.stdout)["split"] == "all"  # nothing was held out
+    assert json.loads(done.stdout)["n_rows"] == 400
+    assert run_sae("report", "run", "rows.npy").exit_code == 0
+
+
+def test_settings_of_an_architecture(run_sae: Sae, word_cache: Cache) -> None:
+    words = ["--hookpoint", "encoder.layer.0", "--arch", "k_sparse", "--arch-option", "alpha=2.0"]
+    options = [*SMALL, "--arch-option", "anneal_share=0.25", "--seed", "7"]
+    done = run_sae("train", word_cache.path, *words, *options, "--out", "run")
+    assert done.exit_code == 0, done.output
+    model = sae.load("run")
+    assert isinstance(model, sae.KSparse)
+    assert (model.alpha, model.anneal_share, model.k, model.seed) == (2.0, 0.25, 4, 7)
+
+
+def test_the_defaults_of_the_command_are_those_of_python(run_sae: Sae, word_cache: Cache) -> None:
+    words = ["--hookpoint", "encoder.layer.0", "--steps", "2", "--latents", "64", "-k", "4"]
+    assert run_sae("train", word_cache.path, *words, "--out", "run").exit_code == 0
+    stored = io.read_json(Path("run/config.json"))
+    expected = TrainConfig(n_steps=2, out_dir="run").to_dict()
+    assert stored["train"] == json.loads(json.dumps(expected))
+    default = sae.TopK(n_features=16, n_latents=64, k=4, seed=0).config()
+    assert {name: stored["model"][name] for name in default} == default
+
+
+def test_resume_takes_the_settings_of_the_run(
+    run_sae: Sae, small_run: Path, word_cache: Cache
+) -> None:
+    shutil.copytree(small_run, "run")
+    shutil.rmtree("run/model")
+    done = run_sae("train", word_cache.path, "--out", "run", "--resume")
+    assert done.exit_code == 0, done.output
+    mine, theirs = sae.load("run"), sae.load(small_run)
+    for name, tensor in mine.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name])
+    other = run_sae("train", word_cache.path, "--out", "run", "--resume", "--steps", "40")
+    assert other.exit_code == 2
+    assert "n_steps=20, now 40" in other.stderr
+
+
+def test_version(run_sae: Sae) -> None:
+    assert re.fullmatch(r"sparsecode \d+\.\d+\S*\n", run_sae("--version").output)
+
+
+WRONG = {
+    "cache {bert} {texts} --hookpoints encoder.layers.1 --out acts": (
+        "Error: `--hookpoints` must name modules of the BertModel; 'encoder.layers.1' matches "
+        "none. Did you mean 'encoder.layer.1'"
+    ),
+    "cache {bert} nowhere.txt --hookpoints encoder.layer.1 --out acts": (
+        "Error: `TEXT` must name existing files; there is no file 'nowhere.txt'."
+    ),
+    "cache ./nowhere {texts} --hookpoints encoder.layer.1 --out acts": (
+        "Error: `MODEL` must be a transformers model on the Hugging Face hub or a folder with one;"
+    ),
+    "train {cache} --out run2": "Error: `--hookpoint` must be named, since",
+    "train nowhere --out run2": "Error: `DIR` must be the folder of a cache made by `sae cache`",
+    "train {cache} --hookpoint encoder.layer.1 --out {run}": (
+        "Use --resume to go on with it or --overwrite to remove it."
+    ),
+    "train {rows} --arch topp --out run2": (
+        "Error: `--arch` must be one of topk, k_sparse; got 'topp'. Did you mean 'topk'?"
+    ),
+    "train {rows} --arch-option aux=3 --out run2": (
+        "Error: `--arch-option` must name a setting of topk; 'aux' is none. Did you mean"
+    ),
+    "train {rows} --arch-option k_aux --out run2": (
+        "Error: `--arch-option` must have the form NAME=VALUE; got 'k_aux'."
+    ),
+    "train {rows} --latents 16 -k 17 --out run2": (
+        "Error: `-k` must be an int in [1, n_latents]; got 17 with n_latents=16."
+    ),
+    "train {rows} --warmup-share 2 --out run2": "Error: `warmup_share` must be a finite number in",
+    "train {nan} --latents 8 -k 2 --out run2": "Error: `DIR` must be finite; got NaN or infinity",
+    "evaluate nowhere {cache}": "Error: `nowhere` must hold config.json of an autoencoder",
+    "evaluate {run} {rows}": "Error: `DIR` must have shape (rows, n_features) = (any, 16)",
+    "report {run} nowhere": "Error: `DIR` must be the folder of a cache made by `sae cache`",
+    "report {run} {cache} --examples 0": "Error: `--examples` must be an int in [1, inf); got 0.",
+}
+
+
+@pytest.mark.parametrize("line", WRONG, ids=lambda line: re.sub(r"[{} ]+", "-", line))
+def test_errors_are_one_sentence(
+    line: str,
+    run_sae: Sae,
+    bert_folder: Path,
+    texts_file: Path,
+    word_cache: Cache,
+    small_run: Path,
+) -> None:
+    rows = np.ones((50, 8), dtype=np.float32)
+    np.save("rows.npy", rows)
+    rows[7, 3] = np.nan
+    np.save("nan.npy", rows)
+    places = {"bert": bert_folder, "texts": texts_file, "cache": word_cache.path, "run": small_run}
+    words = line.format(**places, rows="rows.npy", nan="nan.npy").split()
+    done = run_sae(*words)
+    assert done.exit_code == 2
+    assert WRONG[line] in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback(run_sae: Sae) -> None:
+    done = run_sae("train", "nowhere", "--out", "run", "--debug")
+    assert isinstance(done.exception, FileNotFoundError)
+
+
+def test_unknown_options_are_answered_with_the_usage(run_sae: Sae) -> None:
+    done = run_sae("train", "acts", "--out", "run", "--step", "4")
+    assert done.exit_code == 2
+    assert "--steps" in done.stderr
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(word_cache: Cache, tmp_path: Path) -> None:
+    words = ["train", str(word_cache.path), "--hookpoint", "encoder.layer.0", "--steps", "100000"]
+    words += ["--latents", "48", "-k", "4", "--batch-size", "64", "--out", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sae", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(sae.__file__).parents[1])},
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert output == ""
+    assert re.search(r"Training was stopped after step \d+ of 100000 and saved in run\.", errors)
+    assert shlex.join(["sae", *words, "--resume"]) in errors
+    assert (tmp_path / "run" / "checkpoint" / "state.json").exists()
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_help_names_the_settings_of_each_architecture(run_sae: Sae, name: str) -> None:
+    text = " ".join(re.sub(r"[^\x20-\x7e]", " ", run_sae("train", "--help").output).split())
+    assert f"{name}: " in text
+
+
+def test_values_of_settings_are_literals_or_words() -> None:
+    texts = ["a=3", "b=0.5", "c=True", "d=None", "e=mixed", "f=1e-3", "g=", "h=(1, 2)", "i=x=y"]
+    values = [3, 0.5, True, None, "mixed", 1e-3, "", (1, 2), "x=y"]
+    assert list(parsed(texts).values()) == values
+
+
+def test_help_comes_from_the_docstrings() -> None:
+    docs = field_docs(TrainConfig)
+    assert set(docs) == set(TrainConfig.__dataclass_fields__)
+    assert docs["batch_size"] == "Rows (tokens) of one optimizer step."
+    assert parameter_docs(sae.cache.write)["batch_size"].startswith("Full contexts in one forward")
+    assert {"before", "after"} <= set(parameter_docs(sae.interpret.browser_data))
+
+
+def test_help_texts_for_a_terminal() -> None:
+    assert markup("A number; None takes `lr` in [0, 1).") == (
+        "A number; no value takes [cyan]lr[/cyan] in [0, 1)."
+    )
+    assert markup("Some text. None does [this].") == "Some text. No value does \\[this]."
