@@ -441,7 +441,8 @@ def _encoded(module: AbstractAutoencoder, source: ArrayRows) -> Iterator[SparseC
         rows = source.rows(start, stop).to(module.b_dec.device)
         missing = max(0, ALIGNED_ROWS - len(rows))
         padded = torch.nn.functional.pad(rows, (0, 0, 0, missing))
-        yield module.encode(padded)[: len(rows)]
+        # Contiguous: data frames hold columns together, which would round differently too.
+        yield module.encode(padded.contiguous())[: len(rows)]
 
 
 @torch.no_grad()

@@ -89,5 +89,5 @@ class ArrayRows:
             part = part.toarray()
         if not isinstance(part, Tensor):
             # A copy: the memory may be read-only or in the byte order of another machine.
-            part = torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
+            part = torch.from_numpy(np.array(part, part.dtype.newbyteorder("="), order="C"))
         return part if part.is_floating_point() else part.float()

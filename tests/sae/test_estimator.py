@@ -228,6 +228,15 @@ def test_tensors_with_gradients_and_sparse_output(x: np.ndarray) -> None:
     assert tensor.grad is None
 
 
+def test_the_order_in_memory_does_not_matter(x: np.ndarray) -> None:
+    by_column = np.asfortranarray(x)
+    estimator = small().fit(x)
+    assert np.array_equal(small().fit(by_column).components_, estimator.components_)
+    assert np.array_equal(estimator.transform(by_column), estimator.transform(x))
+    turned = torch.from_numpy(np.ascontiguousarray(x.T)).T
+    assert np.array_equal(estimator.transform(turned).numpy(), estimator.transform(x))
+
+
 def test_read_only_memory_maps(x: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
