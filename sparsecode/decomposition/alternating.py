@@ -15,10 +15,11 @@ CodeStep = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Factors(NamedTuple):
-    """``rows ~ scores.T @ loadings``."""
+    """``rows ~ scores.T @ loadings``, with ``correlation = scores @ rows``."""
 
     scores: Tensor
     loadings: Tensor
+    correlation: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +81,21 @@ def alternate(
     nonnegative matrix factorization algorithms using extrapolation", algorithm 3 (here with a step
     back instead of a kept increase).
     """
-    current = Factors(_scores_of(rows, start), start)
-    ahead, beta, ceiling = current, FIRST_BETA, 1.0
+    scores = _scores_of(rows, start)
+    current = ahead = Factors(scores, start, scores @ rows)
+    total = float(rows.square().sum())
+    beta, ceiling = FIRST_BETA, 1.0
     objectives: list[float] = []
     last, small_steps = float("inf"), 0
     for _ in range(max_iter):
         proposed, extrapolated = _step(rows, ahead, current, code_step, beta if objectives else 0.0)
-        value = _objective(rows, proposed, penalty)
+        value = _objective(total, proposed, penalty)
         if value <= last:
             beta, ceiling = min(ceiling, beta * GROWTH), min(1.0, ceiling * CEILING_GROWTH)
         else:
             ceiling, beta = beta, beta / SHRINKAGE
             proposed, extrapolated = _step(rows, current, current, code_step, 0.0)
-            value = min(last, _objective(rows, proposed, penalty))
+            value = min(last, _objective(total, proposed, penalty))
         small_steps = small_steps + 1 if last - value <= tol * abs(value) else 0
         current, ahead, last = proposed, extrapolated, value
         objectives.append(value)
@@ -105,13 +108,19 @@ def _step(
     rows: Tensor, base: Factors, current: Factors, code_step: CodeStep, beta: float
 ) -> tuple[Factors, Factors]:
     """Return the factors after one iteration from `base`, and those moved on by `beta`."""
-    scores = base.scores
-    loadings = code_step(base.loadings, scores @ scores.T, scores @ rows)
-    scores, loadings = _revive(rows, Factors(scores, loadings), code_step)
+    loadings = code_step(base.loadings, base.scores @ base.scores.T, base.correlation)
+    scores, loadings = _revived(rows, base.scores, loadings, code_step)
     ahead = loadings + beta * (loadings - current.loadings)
     scores = _improved_scores(scores, ahead @ rows.T, ahead @ ahead.T)
-    moved = _unit_ball(scores + beta * (scores - current.scores))
-    return Factors(scores, loadings), Factors(moved, ahead)
+    correlation = scores @ rows
+    moved = scores + beta * (scores - current.scores)
+    length = moved.norm(dim=1, keepdim=True).clamp(min=1.0)
+    # Correlations are linear in the scores: no second product with `rows`.
+    follows = correlation + beta * (correlation - current.correlation)
+    return (
+        Factors(scores, loadings, correlation),
+        Factors(moved / length, ahead, follows / length),
+    )
 
 
 def _scores_of(rows: Tensor, loadings: Tensor) -> Tensor:
@@ -123,33 +132,40 @@ def _scores_of(rows: Tensor, loadings: Tensor) -> Tensor:
     return scores
 
 
-def _objective(rows: Tensor, factors: Factors, penalty: Callable[[Tensor], Tensor]) -> float:
-    scores, loadings = factors
-    fit = ((scores @ scores.T) * (loadings @ loadings.T)).sum()
-    cross = (loadings * (scores @ rows)).sum()
-    return float(0.5 * (rows.square().sum() - 2 * cross + fit) + penalty(loadings))
+def _objective(total: float, factors: Factors, penalty: Callable[[Tensor], Tensor]) -> float:
+    scores, loadings, correlation = factors
+    fit = ((scores @ scores.T) * (loadings @ loadings.T)).sum() - 2 * (loadings * correlation).sum()
+    return float(0.5 * (total + fit) + penalty(loadings))
 
 
 def _improved_scores(scores: Tensor, target: Tensor, gram: Tensor) -> Tensor:
-    """Minimize over each row of the scores in turn: one sweep, exact per row."""
+    """Minimize over each row of the scores in turn: one sweep, exact per row on the unit sphere.
+
+    Inside the ball is no better: longer scores with shorter loadings fit as well and cost less.
+    """
     scores = scores.clone()
-    for j, weight in enumerate(gram.diagonal().tolist()):
+    tiny = torch.finfo(scores.dtype).tiny
+    weights = gram.diagonal()
+    # With a zero diagonal, the product with all rows leaves out the row that is replaced.
+    others = (gram - weights.diag()).unbind()
+    for j, weight in enumerate(weights.tolist()):
         if weight > 0:
-            row = scores[j] + (target[j] - gram[j] @ scores) / weight
-            scores[j] = row / row.norm().clamp(min=1.0)
+            row = torch.addmv(target[j], scores.T, others[j], alpha=-1).div_(weight)
+            torch.div(row, row.norm().clamp_(min=tiny), out=scores[j])
     return scores
 
 
-def _revive(rows: Tensor, factors: Factors, code_step: CodeStep) -> Factors:
+def _revived(
+    rows: Tensor, scores: Tensor, loadings: Tensor, code_step: CodeStep
+) -> tuple[Tensor, Tensor]:
     """Give each component whose loadings all vanished the main direction of the residual.
 
     Scores become the leading left singular vector of the residual, loadings the best ones for
     them; where no scores allow loadings other than zero, the component stays dead.
     """
-    scores, loadings = factors
     dead = (loadings.abs().amax(1) == 0).nonzero().flatten().tolist()
     if not dead or rows.shape[0] == 0:
-        return factors
+        return scores, loadings
     scores, loadings = scores.clone(), loadings.clone()
     residual = rows - scores.T @ loadings
     for j in dead:
@@ -158,7 +174,7 @@ def _revive(rows: Tensor, factors: Factors, code_step: CodeStep) -> Factors:
             break
         scores[j], loadings[j] = found
         residual = residual - torch.outer(scores[j], loadings[j])
-    return Factors(scores, loadings)
+    return scores, loadings
 
 
 def _best_pair(residual: Tensor, code_step: CodeStep) -> tuple[Tensor, Tensor] | None:

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from sparsecode.decomposition.alternating import AlternatingResult, alternate
 
-SWEEPS = 2
-
 
 def alternating_elastic_net(
     rows: Tensor,
@@ -20,7 +18,7 @@ def alternating_elastic_net(
 ) -> AlternatingResult:
     """Minimize ``1/2 ||X - U V||^2 + alpha ||V||_1 + l2/2 ||V||^2``, columns of U in the unit ball.
 
-    Loadings are found by coordinate descent over whole rows of V: one step updates one component in
+    An iteration sweeps once over the rows of V, exact per row: one step updates one component in
     all features at once, on the (K, K) Gram matrix of the scores.
 
     Parameters
@@ -57,7 +55,7 @@ def alternating_elastic_net(
     """
 
     def code_step(loadings: Tensor, gram: Tensor, correlation: Tensor) -> Tensor:
-        return _coordinate_descent(loadings, gram, correlation, alpha, l2, n_nonzero)
+        return _sweep(loadings, gram, correlation, alpha, l2, n_nonzero)
 
     def penalty(loadings: Tensor) -> Tensor:
         l1 = 0.0 if n_nonzero is not None else alpha * loadings.abs().sum()
@@ -72,7 +70,7 @@ def keep_largest(x: Tensor, k: int) -> Tensor:
     return torch.zeros_like(x).scatter(-1, kept, x.gather(-1, kept))
 
 
-def _coordinate_descent(
+def _sweep(
     loadings: Tensor,
     gram: Tensor,
     correlation: Tensor,
@@ -81,15 +79,17 @@ def _coordinate_descent(
     n_nonzero: int | None,
 ) -> Tensor:
     loadings = loadings.clone()
-    for _ in range(SWEEPS):
-        for j, weight in enumerate(gram.diagonal().tolist()):
-            if weight + l2 == 0:
-                loadings[j] = 0
-                continue
-            target = correlation[j] - gram[j] @ loadings + weight * loadings[j]
-            if n_nonzero is None:
-                kept = target.sign() * (target.abs() - alpha).clamp_(min=0)
-            else:
-                kept = keep_largest(target, n_nonzero)
-            loadings[j] = kept / (weight + l2)
+    weights = gram.diagonal()
+    # With a zero diagonal, the product with all rows leaves out the row that is replaced.
+    others = (gram - weights.diag()).unbind()
+    for j, weight in enumerate(weights.tolist()):
+        if weight + l2 == 0:
+            loadings[j] = 0
+            continue
+        target = torch.addmv(correlation[j], loadings.T, others[j], alpha=-1)
+        if n_nonzero is None:
+            kept = torch.nn.functional.softshrink(target, alpha)
+        else:
+            kept = keep_largest(target, n_nonzero)
+        torch.div(kept, weight + l2, out=loadings[j])
     return loadings

@@ -20,6 +20,7 @@ from sparsecode.penalties import AbstractPenalty
 TRANSFORMS = ("projection", "ridge")
 STARTS = ("varimax", "svd", "random")
 PARTIAL_FIT_STEPS = 10
+AUTO_STARTS, SMALL_PROBLEM = 8, 1 << 22  # entries of (components, principal rows, features)
 
 
 class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -61,12 +62,16 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Loadings of shape (n_components, n_features) to start from: principal components, rotated
         so that few loadings are large; unrotated as in scikit-learn; or random. "tpower" has
         starts of its own.
+    n_init : int or "auto", default="auto"
+        Starts, of which the one that ends lowest is kept: `init` and then random ones. The
+        objective has many minima, a percent or two apart. "auto" takes 8 for small problems, where
+        they are cheap, and 1 for large ones and for an array as `init`.
     max_iter : int, default=1000
         Alternations, or power steps for one component.
     tol : float, default=1e-5
         Stop when the objective falls by less than this share of it, twice in a row.
-    random_state : int, RandomState instance or None, default=None
-        Of ``init="random"``; everything else is deterministic.
+    random_state : int, RandomState instance or None, default=0
+        Of random starts; everything else is deterministic.
     device : str, default="auto"
         Where to compute: "cpu", "cuda" or another torch device; "auto" takes the first GPU if there
         is one.
@@ -128,7 +133,7 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     >>> z = rng.normal(size=(200, 2)) * [3, 2]
     >>> X = np.hstack([z[:, [0, 0, 0]], z[:, [1, 1]], np.zeros((200, 3))])
     >>> X += 0.1 * rng.normal(size=X.shape)
-    >>> pca = SparsePCA(n_components=2, n_nonzero=3).fit(X)
+    >>> pca = SparsePCA(n_components=2, alpha=5.0).fit(X)
     >>> pca.components_.round(1)
     array([[0.6, 0.6, 0.6, 0. , 0. , 0. , 0. , 0. ],
            [0. , 0. , 0. , 0.7, 0.7, 0. , 0. , 0. ]])
@@ -149,9 +154,10 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         ridge_alpha: float = 0.01,
         whiten: bool = False,
         init: str | np.ndarray = "varimax",
+        n_init: int | str = "auto",
         max_iter: int = 1000,
         tol: float = 1e-5,
-        random_state: Any = None,
+        random_state: Any = 0,
         device: str = "auto",
     ) -> None:
         self.n_components = n_components
@@ -164,6 +170,7 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.ridge_alpha = ridge_alpha
         self.whiten = whiten
         self.init = init
+        self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
@@ -193,13 +200,14 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         problem = self._problem(X_ND.shape[1])
         n_components = _n_components(self.n_components, *X_ND.shape)
         data = PrincipalRows.of(X_ND, device=_device(self.device))
-        return self._solve(problem, data, self._start(data.rows, n_components), X_ND.dtype)
+        return self._solve(problem, data, self._starts(data.rows, n_components), X_ND.dtype)
 
     def partial_fit(self, X: Any, y: Any = None) -> "SparsePCA":
         """Go on learning: add the rows of `X` to the scatter and improve the components.
 
-        The first call starts as `fit` does. Each later call takes at most ten alternations from the
-        components of the call before; "tpower" starts anew from the scatter of all rows.
+        The first call starts as `fit` does. Each later call goes on from the components of the call
+        before, by at most ten alternations; where `n_init` gives several starts, it solves the
+        problem of all rows seen from these as well. "tpower" solves it anew.
 
         Parameters
         ----------
@@ -223,13 +231,16 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return self.fit(X)
         X_ND = self._validated(X, reset=False, min_samples=1)
         problem = self._problem(X_ND.shape[1])
-        problem = replace(problem, max_iter=min(problem.max_iter, PARTIAL_FIT_STEPS))
         device = _device(self.device)
         data = PrincipalRows(known.n_samples, known.mean.to(device), known.rows.to(device)).updated(
             X_ND
         )
-        start = torch.tensor(self.components_, dtype=torch.float64, device=device)
-        return self._solve(problem, data, start, X_ND.dtype)
+        warm = torch.tensor(self.components_, dtype=torch.float64, device=device)
+        starts = self._starts(data.rows, len(warm))
+        if len(starts) == 1:
+            problem = replace(problem, max_iter=min(problem.max_iter, PARTIAL_FIT_STEPS))
+            return self._solve(problem, data, [warm], X_ND.dtype)
+        return self._solve(problem, data, [warm, *starts], X_ND.dtype)
 
     def transform(self, X: Any) -> Any:
         """Return the scores ``(X - mean_) @ projection_.T``.
@@ -308,32 +319,53 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             check_int("n_nonzero", self.n_nonzero, low=1, high=n_features, high_name="n_features")
         if isinstance(self.init, str):
             check_choice("init", self.init, STARTS)
+        if self.n_init != "auto":
+            check_int("n_init", self.n_init, low=1)
         return LoadingsProblem(
             **{field.name: getattr(self, field.name) for field in fields(LoadingsProblem)}
         )
 
-    def _start(self, rows: Tensor, n_components: int) -> Tensor:
+    def _starts(self, rows: Tensor, n_components: int) -> list[Tensor]:
         """Return loadings of shape (n_components, n_features) to start from."""
+        given = not isinstance(self.init, str)
+        small = n_components * rows.numel() <= SMALL_PROBLEM and self.solver != "tpower"
+        auto = AUTO_STARTS if small and not given else 1
+        n_init = auto if self.n_init == "auto" else int(self.n_init)
+        n_random = n_init if not given and self.init == "random" else n_init - 1
+        return self._named_start(rows, n_components) + self._random_starts(
+            rows, n_components, n_random
+        )
+
+    def _named_start(self, rows: Tensor, n_components: int) -> list[Tensor]:
         if not isinstance(self.init, str):
             start = torch.as_tensor(np.asarray(self.init), dtype=rows.dtype, device=rows.device)
-            check_shape(
-                "init", start, (n_components, rows.shape[1]), ("n_components", "n_features")
-            )
-            return check_finite("init", start)
-        if self.init == "random":
-            mixing = check_random_state(self.random_state).standard_normal(
-                (n_components, rows.shape[0])
-            )
-            return torch.from_numpy(mixing).to(rows) @ rows
+            shape = (n_components, rows.shape[1])
+            return [
+                check_finite(
+                    "init", check_shape("init", start, shape, ("n_components", "n_features"))
+                )
+            ]
         missing = max(0, n_components - rows.shape[0])
-        start = torch.nn.functional.pad(rows[:n_components], (0, 0, 0, missing))
-        return varimax(start) if self.init == "varimax" else start
+        leading = torch.nn.functional.pad(rows[:n_components], (0, 0, 0, missing))
+        starts = {"varimax": varimax, "svd": lambda loadings: loadings}
+        return [starts[self.init](leading)] if self.init in starts else []
+
+    def _random_starts(self, rows: Tensor, n_components: int, n_starts: int) -> list[Tensor]:
+        random = check_random_state(self.random_state)
+        shape = (n_components, rows.shape[0])
+        mixings = (random.standard_normal(shape) for _ in range(n_starts))
+        return [torch.from_numpy(mixing).to(rows) @ rows for mixing in mixings]
 
     def _solve(
-        self, problem: LoadingsProblem, data: PrincipalRows, start: Tensor, dtype: torch.dtype
+        self,
+        problem: LoadingsProblem,
+        data: PrincipalRows,
+        starts: list[Tensor],
+        dtype: torch.dtype,
     ) -> "SparsePCA":
-        """Set all learned attributes."""
-        loadings, errors, n_iter = problem.solve(data.rows, start)
+        """Solve from each start and set all learned attributes by the best solution."""
+        solutions = (problem.solve(data.rows, start) for start in starts)
+        loadings, errors, n_iter = min(solutions, key=lambda solution: solution.errors[-1])
         components, self.n_unused_ = unit_components(data.rows, loadings, problem.n_kept)
         order, variances = adjusted_variance(data.rows, components)
         components = with_stable_signs(components[order])

@@ -63,7 +63,7 @@ def test_a_dead_component_comes_back_with_the_main_direction_of_the_residual() -
 
 
 def test_a_single_long_column_revives_where_the_main_direction_does_not() -> None:
-    # Ten correlated features share the main direction; soft-thresholding kills it, but not column 10.
+    # Ten equal features share the main direction. Soft-thresholding kills it, but not column 10.
     rows = torch.zeros(2, 11, dtype=torch.float64)
     rows[0, :10], rows[1, 10] = 1.0, 2.0
     result = run(rows, torch.zeros(1, 11, dtype=torch.float64), 1.5, max_iter=5, tol=0.0)
@@ -72,7 +72,9 @@ def test_a_single_long_column_revives_where_the_main_direction_does_not() -> Non
 
 def test_components_stay_dead_only_where_zero_is_best(rows: Tensor) -> None:
     longest = float(rows.norm(dim=0).max())
-    assert float(run(rows, rows[:2], 1.001 * longest, max_iter=5, tol=0.0).loadings.abs().max()) == 0
+    assert (
+        float(run(rows, rows[:2], 1.001 * longest, max_iter=5, tol=0.0).loadings.abs().max()) == 0
+    )
     alive = run(rows, rows[:2], 0.99 * longest, max_iter=5, tol=0.0)
     assert (alive.loadings.abs().sum(1) > 0).any()
 

@@ -16,7 +16,7 @@ def spiked_rows(
     X = torch.randn(n, p, generator=generator, dtype=torch.float64)
     for vector, (variance, support) in zip(vectors, spikes, strict=True):
         vector[support] = 1.0
-        vector /= vector.norm()
+        vector.div_(vector.norm())
         draw = torch.randn(n, 1, generator=generator, dtype=torch.float64)
         X += (variance - 1) ** 0.5 * draw * vector
     return PrincipalRows.of(X).rows, vectors
