@@ -1,5 +1,7 @@
 """Autoencoders on disk: ``config.json`` and ``weights.safetensors`` in one folder."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,10 @@ def save(
             "Add its class to sae.autoencoders.AUTOENCODERS."
         )
     folder = Path(folder)
+    _refuse_foreign(folder)
     # The weights carry their digest in their name, so that a crash between the two files leaves the
     # old pair whole; the file that is no longer named is removed last.
-    stale = set(folder.glob("weights*.safetensors")) if folder.is_dir() else set()
+    stale = set(folder.glob("weights-*.safetensors")) if folder.is_dir() else set()
     temporary = folder / WEIGHTS.replace(".", "-new.")
     digest = io.save_tensors(temporary, model.state_dict())
     weights = folder / f"weights-{digest[:16]}.safetensors"
@@ -60,7 +63,8 @@ def save(
         },
     )
     for old in stale - {weights}:
-        old.unlink(missing_ok=True)
+        if re.fullmatch(r"weights-[0-9a-f]{16}\.safetensors", old.name):
+            old.unlink(missing_ok=True)
     return folder
 
 
@@ -100,6 +104,11 @@ def load(
             "Was training finished?"
         )
     config = io.read_json(folder / CONFIG)
+    if config.get("format") == "sparsecode.run":
+        raise FileNotFoundError(
+            f"`{folder}` must hold a trained autoencoder; its training has not finished. "
+            "Go on with it first (resume)."
+        )
     if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"`{folder}` must be of format {FORMAT} version {FORMAT_VERSION}; "
@@ -118,3 +127,18 @@ def load(
     model.load_state_dict(tensors)
     stored = getattr(torch, config["dtype"])
     return model.to(device=device, dtype=dtype or stored).eval()
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to write over a config.json that is not ours."""
+    if not (folder / CONFIG).exists():
+        return
+    try:
+        ours = json.loads((folder / CONFIG).read_text()).get("format") == FORMAT
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise FileExistsError(
+            f"`{folder}` must be empty or hold an autoencoder of ours; it holds another {CONFIG}. "
+            "Choose another folder."
+        )

@@ -3,7 +3,9 @@
 import math
 import operator
 from collections.abc import Sequence
+from typing import SupportsFloat
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,8 +67,17 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     return str(value)
 
 
+def as_tensor(value: object) -> object:
+    """Return a NumPy array as a tensor (copied if need be), anything else as is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(native, requirements=["C", "W"]))
+
+
 def check_floating(name: str, tensor: object) -> Tensor:
-    """Return `tensor` if it is a real floating tensor."""
+    """Return `tensor`, also given as a NumPy array, if it is real and floating."""
+    tensor = as_tensor(tensor)
     if not isinstance(tensor, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor; got {type(tensor).__name__}.")
     if not tensor.is_floating_point():
@@ -150,11 +161,7 @@ def _interval(low: int | None, high: int | None, high_name: str | None) -> str:
 
 
 def _is_scalar(value: object) -> bool:
-    return (
-        hasattr(value, "__float__")
-        and getattr(value, "ndim", 0) == 0
-        and not isinstance(value, str)
-    )
+    return isinstance(value, SupportsFloat) and getattr(value, "ndim", 0) == 0
 
 
 def _short(dtype: torch.dtype) -> str:

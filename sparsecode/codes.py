@@ -9,7 +9,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sparsecode._checks import check_int
+from sparsecode._checks import as_tensor, check_int
 
 
 class SparseCodes:
@@ -66,6 +66,7 @@ class SparseCodes:
         batch_shape: Sequence[int] | None = None,
     ) -> None:
         self.width = check_int("width", width, low=0)
+        values, indices, crow = as_tensor(values), as_tensor(indices), as_tensor(crow)
         _check_entries(values, indices, self.width)
         self.values = values
         self.indices = indices.long()
@@ -280,7 +281,8 @@ class SparseCodes:
     def __getitem__(self, rows: Any) -> "SparseCodes":
         """Select rows, by int, slice, mask or ids, as a tensor of shape ``shape[:-1]`` would."""
         if isinstance(rows, np.ndarray):
-            rows = torch.from_numpy(rows).to(self.device)
+            kind = bool if rows.dtype == bool else np.int64
+            rows = torch.from_numpy(np.array(rows, dtype=kind)).to(self.device)
         if self.crow is None:
             if isinstance(rows, tuple) and len(rows) > len(self._batch_shape):
                 raise IndexError(

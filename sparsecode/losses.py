@@ -63,16 +63,10 @@ def auxk_loss(
     if not dead.numel() or not x.shape[0]:
         return x.new_zeros(())
     collectors = (row_gradient_of(W_enc), row_gradient_of(W_dec))
-    return _AuxK.apply(
-        x.detach(),
-        residual.detach(),
-        W_enc,
-        b_enc,
-        W_dec,
-        dead,
-        min(k_aux, dead.numel()),
-        collectors,
-    )
+    x, residual = (part.detach().to(W_enc.dtype) for part in (x, residual))
+    k_aux = min(k_aux, dead.numel())
+    with torch.autocast(x.device.type, enabled=False):  # in-place sums would mix dtypes
+        return _AuxK.apply(x, residual, W_enc, b_enc, W_dec, dead, k_aux, collectors)
 
 
 class _AuxK(torch.autograd.Function):
@@ -133,5 +127,6 @@ def _deliver(
     """Hand gradient rows of the dead latents to an optimizer's collector, or return them dense."""
     if collector is None:
         return rows.new_zeros(width, rows.shape[1]).index_copy(0, dead, rows)
-    collector.add(dead, torch.arange(len(dead)), rows.new_ones(len(dead)), rows)
+    places = torch.arange(len(dead), device=rows.device)
+    collector.add(dead, places, rows.new_ones(len(dead)), rows)
     return None

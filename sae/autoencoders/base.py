@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecode import SparseCodes, decode
-from sparsecode._checks import check_int, check_last_dim
+from sparsecode._checks import check_floating, check_int, check_last_dim
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class AbstractAutoencoder(nn.Module, ABC):
     def decode(self, codes: SparseCodes) -> Tensor:
         """Return the reconstruction, shape (..., D), dtype of the codes."""
         weight = self.W_dec.dtype
-        return decode(codes.to(weight), self.W_dec, bias=self.b_dec).to(codes.dtype)
+        dtype = codes.dtype if codes.values.is_floating_point() else weight
+        return decode(codes.to(weight), self.W_dec, bias=self.b_dec).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of `x`, same shape and dtype."""
@@ -137,17 +138,14 @@ class AbstractAutoencoder(nn.Module, ABC):
         return groups
 
     def _checked(self, x: Tensor) -> Tensor:
-        """Return `x` in the dtype of the weights after looking at its width."""
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"`x` must be a torch.Tensor; got {type(x).__name__}. Use torch.from_numpy first."
-            )
+        """Return `x`, a floating tensor or array of the right width on the model's device."""
+        x = check_floating("x", x)
         check_last_dim("x", x, self.n_features, "n_features")
         if x.device != self.b_dec.device:
             raise ValueError(
                 f"`x` must be on the device of the model ({self.b_dec.device}); got {x.device}."
             )
-        return x.to(self.W_enc.dtype)
+        return x
 
 
 def latent_columns(rows_FD: Tensor) -> nn.Parameter:

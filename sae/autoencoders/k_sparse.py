@@ -59,8 +59,8 @@ class KSparse(AbstractAutoencoder):
         self.k_start = k_start
         self.anneal_share = check_float("anneal_share", anneal_share, low=0.0, high=1.0)
         self.alpha = check_float("alpha", alpha, low=0.0, open_low=True)
-        self.seed = seed
-        self.W_enc = latent_columns(random_rows(n_latents, n_features, seed))
+        self.seed = None if seed is None else check_int("seed", seed, low=0)
+        self.W_enc = latent_columns(random_rows(n_latents, n_features, self.seed))
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.b_dec = nn.Parameter(torch.zeros(n_features))
         self.current_k = self.k
@@ -71,27 +71,29 @@ class KSparse(AbstractAutoencoder):
         return self.W_enc.t()
 
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
-        """Return the largest signed activations, ``alpha * k`` of them; in training as scheduled."""
+        """Return the largest signed activations: ``alpha * k``, or in training as scheduled."""
         if k is None:
             k = (
                 self.current_k
                 if self.training
                 else min(self.n_latents, max(1, round(self.alpha * self.k)))
             )
-        return self._codes(self._checked(x), k).to(x.dtype)
+        x = self._checked(x)
+        return self._codes(x, k).to(x.dtype)
 
     def loss_terms(
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the squared error ``"mse"``; there is no auxiliary term."""
-        codes = self._codes(self._checked(x), self.current_k)
+        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        codes = self._codes(x, self.current_k)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
         return Losses({"mse": mse}, codes.detach(), recon.detach())
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Put ``b_dec`` at the mean of the sample, so that the units explain the deviations."""
-        sample = self._checked(sample)
+        sample = self._checked(sample).to(self.W_enc.dtype)
         self.b_dec.copy_(sample.mean(0))
         self.b_enc.copy_(-(self.b_dec @ self.W_enc))
 
@@ -104,4 +106,4 @@ class KSparse(AbstractAutoencoder):
             self.current_k = round(self.k_start + (self.k - self.k_start) * done)
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
-        return encode_topk(x, self.W_enc, self.b_enc, k, activation="none")
+        return encode_topk(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, k, activation="none")

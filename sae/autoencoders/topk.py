@@ -73,8 +73,8 @@ class TopK(AbstractAutoencoder):
         self.aux_coefficient = check_float("aux_coefficient", aux_coefficient, low=0.0)
         self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
         self.pre_bias = bool(pre_bias)
-        self.seed = seed
-        rows = random_rows(n_latents, n_features, seed)
+        self.seed = None if seed is None else check_int("seed", seed, low=0)
+        rows = random_rows(n_latents, n_features, self.seed)
         self.W_enc = latent_columns(rows.clone())
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.W_dec = nn.Parameter(rows)
@@ -82,13 +82,14 @@ class TopK(AbstractAutoencoder):
 
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
         """Return the k largest latents of each row, descending."""
-        return self._codes(self._checked(x), self.k if k is None else k).to(x.dtype)
+        x = self._checked(x)
+        return self._codes(x, self.k if k is None else k).to(x.dtype)
 
     def loss_terms(
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the squared error ``"mse"`` and, with dead latents, ``"auxk"``."""
-        x = self._checked(x)
+        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
         codes = self._codes(x, self.k)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
         terms = {"mse": mse}
@@ -107,7 +108,7 @@ class TopK(AbstractAutoencoder):
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Put ``b_dec`` at the geometric median and scale the encoder to the size of the data."""
-        sample = self._checked(sample)
+        sample = self._checked(sample).to(self.W_enc.dtype)
         self.b_dec.copy_(geometric_median(sample))
         centered = sample - self.b_dec
         first = self.decode(self._codes(sample, self.k)) - self.b_dec
@@ -118,6 +119,5 @@ class TopK(AbstractAutoencoder):
             )
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
-        return encode_topk(
-            x, self.W_enc, self.b_enc, k, pre_bias=self.b_dec if self.pre_bias else None
-        )
+        pre_bias = self.b_dec if self.pre_bias else None
+        return encode_topk(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, k, pre_bias=pre_bias)

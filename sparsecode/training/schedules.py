@@ -5,7 +5,7 @@ import math
 from sparsecode._checks import check_int
 
 REFERENCE_RATE, REFERENCE_STEPS, REFERENCE_LATENTS = 6e-3, 300, 4096
-HIGHEST_RATE = 1e-2
+HIGHEST_RATE = 3e-2
 
 
 def default_learning_rate(
@@ -13,7 +13,7 @@ def default_learning_rate(
 ) -> float:
     """Return the highest learning rate that suits a run.
 
-    ``6e-3 * (300 / n_steps)^0.4 * (4096 / n_latents)^0.5``, at most 1e-2. The width enters as
+    ``6e-3 * (300 / n_steps)^0.4 * (4096 / n_latents)^0.5``, at most 3e-2. The width enters as
     is customary; the length was fitted to sweeps over real transformer activations
     (384 features, 4,096 latents, k = 32, 300 and 1,000 steps of 2,048 rows), where the optimum
     moves down as runs grow longer. Wide dictionaries in long runs thus meet the customary

@@ -215,6 +215,15 @@ def test_bad_input_gets_one_sentence(build, error, sentence):
         build()
 
 
+def test_arrays_serve_as_parts_and_as_row_ids():
+    codes = SparseCodes(np.ones((3, 2)), np.array([[0, 1], [1, 2], [2, 0]]), 3)
+    assert codes.dtype == torch.float64
+    assert codes[np.array([2, 0], dtype=np.uint8)] == codes[[2, 0]]
+    assert codes[np.arange(3)[::-1]] == codes[[2, 1, 0]]
+    ragged = SparseCodes(np.ones(2), np.array([0, 2]), 3, crow=np.array([0, 0, 2]))
+    assert ragged.n_active.tolist() == [0, 2]
+
+
 def test_from_scipy_takes_every_sparse_format():
     csr = scipy.sparse.random_array(
         (7, 9), density=0.4, rng=np.random.default_rng(0), dtype=np.float64

@@ -43,6 +43,15 @@ def test_nothing_flows_to_input_and_residual():
     assert torch.autograd.grad(loss, [x, e], allow_unused=True) == (None, None)
 
 
+def test_autocast_changes_nothing():
+    x, e, *weights = problem(dtype=torch.float32)
+    dead = torch.ones(30, dtype=torch.bool)
+    plain = auxk_loss(x, e, *weights, dead_latents=dead, k_aux=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = auxk_loss(x, e, *weights, dead_latents=dead, k_aux=4)
+    assert torch.equal(plain, cast)
+
+
 @pytest.mark.parametrize("case", ["nobody dead", "no rows"])
 def test_empty_cases_are_zero(case):
     x, e, *weights = problem(n=0 if case == "no rows" else 3)

@@ -36,9 +36,11 @@ def threshold(x: Tensor, theta: float | Tensor, *, impl: Impl = "auto") -> Spars
     >>> threshold(torch.tensor([[1.0, 3.0, 2.0]]), 1.5).indices
     tensor([1, 2])
     """
-    check_floating("x", x)
-    if x.ndim == 0:
-        raise ValueError("`x` must have shape (..., n_latents); got ().")
+    x = check_floating("x", x)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(
+            f"`x` must have shape (..., n_latents) with n_latents >= 1; got {tuple(x.shape)}."
+        )
     width = x.shape[-1]
     limit = torch.as_tensor(theta, dtype=x.dtype, device=x.device)
     if limit.shape not in ((), (width,)):

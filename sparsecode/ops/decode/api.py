@@ -45,7 +45,7 @@ def decode(
     >>> decode(codes, torch.eye(3))
     tensor([[0., 2., 0.]])
     """
-    _check_dictionary(codes, W_dec, bias)
+    W_dec, bias = _check_dictionary(codes, W_dec, bias)
     chosen = _choose("decode", impl, codes, W_dec)
     values, indices, rows, crow = _entries(codes)
     if chosen == "reference":
@@ -92,8 +92,8 @@ def decode_mse(
     >>> loss
     tensor(3.)
     """
-    _check_dictionary(codes, W_dec, bias)
-    check_floating("target", target)
+    W_dec, bias = _check_dictionary(codes, W_dec, bias)
+    target = check_floating("target", target)
     check_shape(
         "target",
         target,
@@ -130,10 +130,13 @@ def _choose(op: str, impl: Impl, codes: SparseCodes, W_dec: Tensor) -> str:
     )
 
 
-def _check_dictionary(codes: SparseCodes, W_dec: Tensor, bias: Tensor | None) -> None:
+def _check_dictionary(
+    codes: SparseCodes, W_dec: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     if not isinstance(codes, SparseCodes):
         raise TypeError(f"`codes` must be a SparseCodes; got {type(codes).__name__}.")
-    check_floating("W_dec", W_dec)
+    W_dec = check_floating("W_dec", W_dec)
+    bias = None if bias is None else check_floating("bias", bias)
     wide = W_dec.shape[1] if W_dec.ndim == 2 else None
     if W_dec.ndim == 2 and W_dec.shape[0] != codes.width and W_dec.shape[1] == codes.width:
         raise ValueError(
@@ -144,3 +147,4 @@ def _check_dictionary(codes: SparseCodes, W_dec: Tensor, bias: Tensor | None) ->
     check_same_device("codes", codes.values, W_dec=W_dec, bias=bias)
     if bias is not None:
         check_shape("bias", bias, (wide,), ("n_features",))
+    return W_dec, bias

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sparsecode._checks import (
@@ -75,11 +76,13 @@ def encode_topk(
     >>> codes.values, codes.indices
     (tensor([[1., 0.]]), tensor([[0, 1]]))
     """
-    check_floating("x", x)
-    check_floating("W_enc", W_enc)
+    x, W_enc = check_floating("x", x), check_floating("W_enc", W_enc)
+    b_enc = None if b_enc is None else check_floating("b_enc", b_enc)
+    pre_bias = None if pre_bias is None else check_floating("pre_bias", pre_bias)
     n_features, n_latents = _check_weights(W_enc, b_enc, pre_bias)
     check_last_dim("x", x, n_features, "n_features")
     check_same_device("x", x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
+    _check_dtypes(x, W_enc=W_enc, b_enc=b_enc, pre_bias=pre_bias)
     k = check_int("k", k, low=1, high=n_latents, high_name="n_latents")
     relu = check_choice("activation", activation, ("relu", "none")) == "relu"
     check_choice("memory", memory, ("auto", "min"))
@@ -105,3 +108,14 @@ def _check_weights(W_enc: Tensor, b_enc: Tensor | None, pre_bias: Tensor | None)
     if pre_bias is not None:
         check_shape("pre_bias", pre_bias, (n_features,), ("n_features",))
     return n_features, n_latents
+
+
+def _check_dtypes(x: Tensor, **weights: Tensor | None) -> None:
+    if torch.is_autocast_enabled(x.device.type):
+        return
+    for name, weight in weights.items():
+        if weight is not None and weight.dtype != x.dtype:
+            raise TypeError(
+                f"`{name}` must have the dtype of `x` ({str(x.dtype).removeprefix('torch.')}); "
+                f"got {str(weight.dtype).removeprefix('torch.')}."
+            )

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from sparsecode._checks import check_floating, check_int
+from sparsecode._checks import check_float, check_floating, check_int
 from sparsecode._impl import Impl, choose_impl
 from sparsecode.codes import SparseCodes
 from sparsecode.ops.selection import cpu, reference
@@ -43,7 +43,7 @@ def topk(x: Tensor, k: int, *, impl: Impl = "auto") -> SparseCodes:
     >>> topk(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), 2).indices
     tensor([[1, 2]])
     """
-    check_floating("x", x)
+    x = check_floating("x", x)
     _check_has_axis(x)
     width = x.shape[-1]
     k = check_int("k", k, low=1, high=width, high_name="n_latents")
@@ -82,12 +82,11 @@ def batch_topk(x: Tensor, k: float, *, impl: Impl = "auto") -> SparseCodes:
     >>> batch_topk(torch.tensor([[5.0, 4.0], [1.0, 3.0]]), 1).n_active
     tensor([2, 0])
     """
-    check_floating("x", x)
+    x = check_floating("x", x)
     _check_has_axis(x)
     width = x.shape[-1]
-    if isinstance(k, bool) or not isinstance(k, (int, float)):
-        raise TypeError(f"`k` must be a number in (0, n_latents]; got {k!r}.")
-    if not (math.isfinite(k) and 0 < k <= width):
+    k = check_float("k", k, low=0.0, open_low=True)
+    if k > width:
         raise ValueError(f"`k` must be in (0, n_latents]; got {k} with n_latents={width}.")
     x_NF = x.reshape(-1, width)
     total = min(int(k * x_NF.shape[0]), x_NF.numel())
@@ -124,7 +123,7 @@ def group_max(x: Tensor, n_groups: int, *, impl: Impl = "auto") -> SparseCodes:
     >>> group_max(torch.tensor([[1.0, 2.0, 9.0, 8.0]]), 2).indices
     tensor([[2, 1]])
     """
-    check_floating("x", x)
+    x = check_floating("x", x)
     _check_has_axis(x)
     width = x.shape[-1]
     n_groups = check_int("n_groups", n_groups, low=1, high=width, high_name="n_latents")

@@ -174,11 +174,11 @@ def _ladder(table: _Rows | _Columns, k: int) -> tuple[Tensor, Tensor]:
 def _keys(values: Tensor, reversed_ids: Tensor, *, positive: bool) -> Tensor:
     """Return int64 keys: the larger float first, then the larger reversed id.
 
-    The bits of positive floats rise with them as they are. In general -0 becomes +0, and NaN
-    becomes the NaN without a sign, which sorts above +inf so that a look at the first key finds it.
+    The bits of positive floats rise with them as they are. In general -0 becomes +0. NaN, of
+    either sign, becomes the one without, which sorts above +inf: a look at the first key finds it.
     """
     if positive:
-        ordered = values.view(torch.int32)
+        ordered = torch.where(values.isnan(), torch.nan, values).view(torch.int32)
     else:
         bits = torch.where(values.isnan(), torch.nan, values + 0.0).view(torch.int32)
         ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)

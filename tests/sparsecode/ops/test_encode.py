@@ -155,9 +155,9 @@ def test_chunks_hold_at_least_one_row_and_stay_in_budget(rows, width):
         ),
         ({"memory": "max"}, ValueError, "`memory` must be one of"),
         (
-            {"impl": "cpu", "x": torch.zeros(5, 3).double()},
-            NotImplementedError,
-            "`x` of dtype float64",
+            {"x": torch.zeros(5, 3).double()},
+            TypeError,
+            r"`W_enc` must have the dtype of `x` \(float64\)",
         ),
     ],
 )
