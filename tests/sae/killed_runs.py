@@ -38,11 +38,12 @@ def train_until_event(folder: Path, n: int) -> None:
 
     def hook(event: str, args: tuple) -> None:
         nonlocal touched
-        if event in ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.chmod"):
-            if any(str(folder) in os.fsdecode(arg) for arg in args if isinstance(arg, (str, bytes))):
-                touched += 1
-                if touched == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
+        if event not in ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.chmod"):
+            return
+        paths = [os.fsdecode(arg) for arg in args if isinstance(arg, (str, bytes))]
+        touched += any(str(folder) in path for path in paths)
+        if touched == n:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
     train(folder)
