@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+FILE_WIDTH = 240
 METRICS = {
     "fvu": ("FVU", "{:.4f}", "fraction of variance unexplained; lower is better"),
     "explained_variance": ("Explained variance", "{:.2%}", "1 - FVU"),
@@ -41,7 +42,10 @@ def print_table(title: str, rows: Iterable[tuple[str, ...]]) -> None:
     table.add_column(style="dim")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(soft_wrap=False).print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)  # a file has no edge at which paths must be cut
+    console.print(table)
 
 
 def print_next(*commands: list[str]) -> None:

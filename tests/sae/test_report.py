@@ -265,6 +265,13 @@ VISIT = """
     set("sort", "id", "change");
     check(numbers().every((n, i) => !i || n > numbers()[i - 1]), "sorted by number");
 
+    check(all(".item").filter((item) => item.tabIndex === 0).length === 1, "one stop for Tab");
+    all(".item")[3].focus();
+    press(all(".item")[3], "ArrowDown");
+    check(document.activeElement === all(".item")[4], "arrows move in the list");
+    press(document.body, "/");
+    check(document.activeElement.id === "search", "/ leads to the search");
+
     await later(() => set("search", "kingdom", "input"));
     await later(() => {
       check(numbers().length > 0 && numbers().length <= 48, "a word is found");

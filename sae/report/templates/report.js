@@ -179,10 +179,14 @@
     return entry;
   }
 
+  /** Mark the open latent, and let Tab enter the list in one place only: arrows move inside. */
   function markCurrent() {
-    for (const item of list.querySelectorAll(".item")) {
-      if (Number(item.dataset.latent) === state.latent) item.setAttribute("aria-current", "true");
+    const items = [...list.querySelectorAll(".item")];
+    const current = items.find((item) => Number(item.dataset.latent) === state.latent);
+    for (const item of items) {
+      if (item === current) item.setAttribute("aria-current", "true");
       else item.removeAttribute("aria-current");
+      item.tabIndex = item === (current || items[0]) ? 0 : -1;
     }
   }
 
@@ -391,6 +395,7 @@
   }
 
   function focusItem(item) {
+    for (const other of list.querySelectorAll(".item")) other.tabIndex = other === item ? 0 : -1;
     item.focus();
     if (!isPhone()) open(Number(item.dataset.latent), { quietly: true });
   }
