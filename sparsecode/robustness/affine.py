@@ -98,9 +98,10 @@ def affine_map(
     check_affine(transformer, affine)
     if transformer is None or transformer == "passthrough":
         return np.eye(n_features), np.zeros(n_features)
-    offset = _transformed(transformer, np.zeros((1, n_features)))[0]
-    moved = _transformed(transformer, PROBE * np.eye(n_features))
-    return (moved - offset).T / PROBE, offset
+    # Two rows of zeros: scikit-learn's SparsePCA returns a vector for a single row.
+    probes = np.vstack([np.zeros((2, n_features)), PROBE * np.eye(n_features)])
+    offset, _, *moved = _transformed(transformer, probes)
+    return (np.array(moved) - offset).T / PROBE, offset
 
 
 def check_affine(transformer: Any, affine: Sequence[type]) -> None:

@@ -172,13 +172,17 @@ def layers_of(model: Any, shape: Sequence[int], *, affine: Sequence[type] = ()) 
     activations: list[nn.Module] = []
     for part in parts:
         if isinstance(part, nn.Module):
+            if len(weights) == len(activations):
+                width = math.prod(shape) if not biases else len(biases[-1])
+                weights.append(torch.eye(width, dtype=torch.float64))
+                biases.append(torch.zeros(width, dtype=torch.float64))
             activations.append(part)
         elif len(weights) > len(activations):
             weights[-1], biases[-1] = part[0] @ weights[-1], part[0] @ biases[-1] + part[1]
         else:
             weights.append(part[0])
             biases.append(part[1])
-    if len(activations) >= len(weights):
+    if len(activations) == len(weights):
         raise NotFoldableError(
             "A model must end with an affine layer, or with a softmax after one; it does not."
         )
@@ -222,7 +226,8 @@ def _parts(model: Any, shape: tuple[int, ...], affine: tuple[type, ...]) -> tupl
 def _head_parts(head: Any) -> list[Part]:
     if type(head) in LINEAR_HEADS:
         check_is_fitted(head)
-        return [(_float64(head.coef_), _float64(head.intercept_).expand(head.coef_.shape[0]))]
+        weight = _float64(np.atleast_2d(head.coef_))
+        return [(weight, _float64(head.intercept_).expand(len(weight)))]
     if type(head) is not MLPClassifier:
         known = ", ".join(sorted(cls.__name__ for cls in LINEAR_HEADS | {MLPClassifier}))
         raise NotFoldableError(
