@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def as_tensor(value: object) -> object:
+def as_tensor(value: Any) -> Any:
     """Return a NumPy array as a tensor (copied if need be), anything else as is."""
     if not isinstance(value, np.ndarray):
         return value

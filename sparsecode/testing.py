@@ -47,7 +47,7 @@ def max_new_bytes(call: Callable[[], Any]) -> int:
     finally:
         tracemalloc.stop()
     del result
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
     changes = [
         (event.start_ns(), event.nbytes())
         for event in results.events()

@@ -179,7 +179,7 @@ class AbstractSource(ABC):
 
     def _stream(
         self, plan: Iterator[Window], batch_size: int, dtype: torch.dtype
-    ) -> Iterator[Tensor]:
+    ) -> Generator[Tensor, None, None]:
         """Yield batches; threads make the next ones, and one more fills the next window."""
 
         def make(head: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> Tensor:

@@ -57,7 +57,7 @@ already names is left over and may be deleted.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -246,7 +246,7 @@ def write_activations(
     path: Path, rows: np.ndarray, dtype: str, block_rows: int
 ) -> tuple[FileRecord, Tensor]:
     """Write one activations file; return its record and the digest of each block, (B, 32) uint8."""
-    header = activation_header(*rows.shape, dtype)
+    header = activation_header(rows.shape[0], rows.shape[1], dtype)
     whole, digests = hashlib.sha256(header), bytearray()
     with atomic_file(path) as file:
         file.write(header)
@@ -286,7 +286,8 @@ def read_vocabulary(root: Path, record: FileRecord) -> list[str]:
 
 def block_bytes(rows: np.ndarray) -> memoryview:
     """Return the bytes of C-contiguous rows without copying them."""
-    return memoryview(rows.reshape(-1).view(np.uint8))
+    flat: Any = rows.reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def map_activations(
@@ -338,7 +339,7 @@ def refuse(path: Path, fact: str) -> NoReturn:
     )
 
 
-def files_of(manifest: Manifest, hookpoints: Mapping[str, Any]) -> Iterator[tuple[str, FileRecord]]:
+def files_of(manifest: Manifest, hookpoints: Iterable[str]) -> Iterator[tuple[str, FileRecord]]:
     """Yield the relative path and the record of every file that the given hookpoints need."""
     if manifest.vocabulary is not None:
         yield VOCABULARY, manifest.vocabulary

@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -342,13 +342,13 @@ class _OpenShards:
     """The shards used last, for any number of threads."""
 
     def __init__(self, *args: Any) -> None:
-        self._args = args
+        self._shard: Callable[[int], _Shard] = partial(_Shard, *args)
         self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, number: int) -> _Shard:
         with self._lock:
-            shard = self._open.pop(number, None) or _Shard(*self._args, number)
+            shard = self._open.pop(number, None) or self._shard(number)
             self._open[number] = shard
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)

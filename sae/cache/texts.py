@@ -57,7 +57,8 @@ class Documents:
             yield from self._from_files(self._paths)
             return
         total = len(self._texts) if isinstance(self._texts, Sized) else None
-        for number, entry in enumerate(self._texts):
+        texts: Any = self._texts
+        for number, entry in enumerate(texts):
             self._done = (number + 1) / total if total else 0.0
             yield self._document(entry, f"entry {number} of `texts`")
 

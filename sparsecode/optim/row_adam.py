@@ -153,6 +153,7 @@ class RowAdam(torch.optim.Optimizer):
         state["step"] += 1
         for start, stop in _spans(parameter, rows_FD.shape[0]):
             gradient = _gradient_rows(parameter, group["latent_dim"], start, stop)
+            assert gradient is not None, "the first look found one"
             rows = rows_FD[start:stop]
             if group["unit_norm"]:
                 gradient.addcmul_(

@@ -80,7 +80,7 @@ class DecodeMSE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss, grad_recon):
         values, W_dec, indices, rows, crow, recon, target = ctx.saved_tensors
-        out = [None] * 8
+        out: list[Tensor | None] = [None] * 8
         if grad_loss is None and grad_recon is None:
             return tuple(out)
         grad_error = None
@@ -88,9 +88,8 @@ class DecodeMSE(torch.autograd.Function):
             grad_error = (recon - target).mul_(grad_loss * (2.0 / ctx.n_rows))
         if ctx.needs_input_grad[2] and grad_error is not None:
             out[2] = -grad_error
-        total = grad_error if grad_recon is None else grad_recon.contiguous()
-        if grad_error is not None and grad_recon is not None:
-            total = grad_error + grad_recon
+        parts = [part for part in (grad_error, grad_recon) if part is not None]
+        total = parts[0].contiguous() if len(parts) == 1 else parts[0] + parts[1]
         out[0], out[1] = _entry_gradients(ctx, total, values, W_dec, indices, rows, crow)
         if ctx.needs_input_grad[3]:
             out[3] = total.sum(0)

@@ -54,7 +54,7 @@ class EncodeTopK(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, _ids):
-        out = [None] * 8
+        out: list[Tensor | None] = [None] * 8
         if grad is None:
             return tuple(out)
         centered, W_enc, ids, alive = ctx.saved_tensors
