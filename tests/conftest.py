@@ -1,6 +1,7 @@
 """What all tests share: seeds, the hypothesis profile, and the folder of optional data."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,13 @@ from hypothesis import settings
 # The same examples on every run, and no deadline: a slow machine is not a failed property.
 settings.register_profile("sparsecode", deadline=None, derandomize=True)
 settings.load_profile("sparsecode")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_interrupts() -> None:
+    """Undo what a shell does to background commands: they and their children ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
