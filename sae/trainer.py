@@ -102,8 +102,8 @@ class Trainer:
         ----------
         resume : bool, default=False
             Go on with the run in ``out_dir`` from its last checkpoint, to the same weights
-            and metrics as without the interruption (bit for bit on the CPU). Without a
-            checkpoint there, start.
+            and metrics as without the interruption (bit for bit on the CPU, with as many
+            threads). Without a checkpoint there, start.
         overwrite : bool, default=False
             Remove the run in ``out_dir`` and start again.
 
@@ -240,7 +240,7 @@ class AutoencoderTask(AbstractTask):
         scale = 1.0 / self.constants["variance"]
         terms = {name: term * scale for name, term in found.terms.items()}
         with torch.no_grad():
-            error = torch.linalg.vector_norm(found.reconstruction.float() - batch).square()
+            error = torch.linalg.vector_norm(found.reconstruction.to(batch.dtype) - batch).square()
         observed = {f"loss/{name}": term for name, term in terms.items()}
         observed["fvu"] = error * (scale / len(batch))
         return StepLosses(torch.stack(list(terms.values())).sum(), observed, found.codes)

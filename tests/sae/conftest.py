@@ -1,5 +1,6 @@
 """A tiny BERT in a folder, and a cache of its activations: nothing is downloaded, all is fast."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ TEXTS = [
     "a playing king sat on the cat .",
     "playing on , playing on the mat , a cat ' s king .",
 ] * 12
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny models, whose threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

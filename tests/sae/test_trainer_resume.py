@@ -16,6 +16,8 @@ import sae
 from sparsecode import io
 from sparsecode.datasets import make_sparse_data
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = {"batch_size": 32, "n_steps": 30, "lr": 5e-3, "progress": False, "log_every": 4}
 QUICK |= {"eval_every": 7, "save_every": 6, "dead_after_tokens": 200}
 
