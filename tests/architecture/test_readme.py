@@ -43,8 +43,19 @@ def test_make_knows_the_targets_that_the_documents_name() -> None:
     assert {"demo", "test", "install"} <= named <= known
 
 
+def extras() -> set[str]:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    return set(tomllib.loads(pyproject)["project"]["optional-dependencies"])
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    sources = [path.read_text() for path in (ROOT / "sparsecode").rglob("*.py")]
+    sources += [path.read_text() for path in (ROOT / "sae").rglob("*.py")]
+    named = set(re.findall(r"sparsecode\[(\w+)\]", " ".join(sources)))
+    assert {"llm", "report"} <= named <= extras()
+
+
 def test_every_extra_is_explained() -> None:
     listed = set(re.findall(r"^\| (`.*?`) \|", README, flags=re.MULTILINE))
     explained = set(re.findall(r"`(\w+)`", " ".join(listed)))
-    pyproject = (ROOT / "pyproject.toml").read_text()
-    assert explained == set(tomllib.loads(pyproject)["project"]["optional-dependencies"])
+    assert explained == extras()

@@ -14,6 +14,9 @@ TESTED_ELSEWHERE = {
     "sae/autoencoders/base.py": "tests/sae/autoencoders/test_contract.py",
     "sae/testing.py": "tests/sae/autoencoders/test_contract.py",
     "sparsecode/ops/_row_gradient.py": "tests/sparsecode/ops/test_decode.py",
+    "sparsecode/robustness/adversarial_sparsity.py": "tests/sparsecode/robustness/test_classifier.py",
+    "sparsecode/robustness/figures.py": "tests/sparsecode/robustness/test_classifier.py",
+    "sparsecode/robustness/report.py": "tests/sparsecode/robustness/test_classifier.py",
 }
 
 
