@@ -42,8 +42,8 @@ class SparseCodes:
 
     Examples
     --------
-    >>> codes = SparseCodes(torch.tensor([[2.0, 1.0], [3.0, 0.0]]), torch.tensor([[4, 0], [1, 2]]),
-    5)
+    >>> values, ids = torch.tensor([[2.0, 1.0], [3.0, 0.0]]), torch.tensor([[4, 0], [1, 2]])
+    >>> codes = SparseCodes(values, ids, 5)
     >>> codes
     SparseCodes(shape=(2, 5), layout=fixed-k, entries=4, dtype=float32, device=cpu)
     >>> codes.n_active

@@ -15,8 +15,10 @@ from sparsecode.robustness.target import Target
 
 ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
 ATTACKS = ("fgsm", "pgd", "mim", "square")
+# The toolbox takes l_1 for Square, but does nothing then.
+DEFINED = {"linf": ATTACKS, "l2": ATTACKS, "l1": ("fgsm", "pgd", "mim")}
 SQUARE_SHARE = 0.8  # of the pixels, in the first tile of Square
-SMALLEST_SIDE = {"linf": 2, "l2": 10, "l1": 10}  # of images that Square can cut into tiles
+SMALLEST_SIDE = {"linf": 2, "l2": 10}  # of images that Square can cut into tiles
 
 
 def adversarial_examples(
@@ -47,6 +49,7 @@ def adversarial_examples(
     y : ndarray of shape (n_samples,)
         True labels.
     attack : {"fgsm", "pgd", "mim", "square"}
+        "square" is not defined in l_1.
     eps : float > 0
     norm : {"linf", "l2", "l1"}, default="linf"
     box : (low, high) or None, default=None
@@ -74,15 +77,16 @@ def adversarial_examples(
     Dong et al. (2018), arXiv:1710.06081 (MIM). Andriushchenko et al. (2020), arXiv:1912.00049
     (Square). Nicolae et al. (2018), "Adversarial Robustness Toolbox". arXiv:1807.01069.
     """
-    check_choice("attack", attack, ATTACKS)
     check_choice("norm", norm, list(ORDERS))
+    check_choice("attack", attack, DEFINED[norm])
     check_float("eps", eps, low=0.0, open_low=True)
     image = _image_shape(X.shape[1], image_shape) if attack == "square" else None
     side = 0 if image is None else _canvas_side(max(image[1:]), norm)
     canvas = (X.shape[1],) if image is None else (image[0], side, side)
     module = _Scaled(target.module, _mean_margin(target, X, y), X.shape[1], image)
     low, high = (-np.inf, np.inf) if box is None else box
-    with _toolbox_seeded(seed):
+    # Square in l_2 divides by zero where a step is at the boundary already; it drops such steps.
+    with _toolbox_seeded(seed), np.errstate(divide="ignore", invalid="ignore"):
         classifier = _classifier(module, canvas, len(target.classes), (low, high))
         engine = _engine(attack, classifier, ORDERS[norm], eps, batch_size)
         moved = engine.generate(_on_canvas(X, image, canvas), target.indices(y))
@@ -180,7 +184,7 @@ def _canvas_side(side: int, norm: str) -> int:
     side = max(side, SMALLEST_SIDE[norm])
     while True:
         tile = round(math.sqrt(SQUARE_SHARE) * side)
-        # In l_2 and l_1 the toolbox rounds tiles up to odd sizes.
+        # In l_2 the toolbox rounds tiles up to odd sizes.
         if (tile if norm == "linf" else tile + 1 - tile % 2) < side:
             return side
         side += 1

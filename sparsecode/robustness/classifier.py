@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sparsecode._checks import check_choice, check_float, check_int
 from sparsecode.decomposition import SparsePCA
-from sparsecode.robustness.attacks import ATTACKS
 from sparsecode.robustness.certificates import Certificate, certify
 from sparsecode.robustness.layers import HasPipeline
 from sparsecode.robustness.report import RobustnessReport, robustness_report
@@ -241,7 +240,7 @@ class SparsePCAClassifier(ClassifierMixin, HasPipeline, BaseEstimator):
         eps: Sequence[float],
         norm: str = "linf",
         *,
-        attacks: Sequence[str] = ATTACKS,
+        attacks: Sequence[str] | None = None,
         box: tuple[float, float] | None = None,
         image_shape: tuple[int, int, int] | None = None,
         seed: int = 0,
@@ -250,9 +249,12 @@ class SparsePCAClassifier(ClassifierMixin, HasPipeline, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features) y : array of shape (n_samples,) eps : sequence of
-        float > 0 norm : {"linf", "l2", "l1"}, default="linf" attacks : sequence of {"fgsm", "pgd",
-        "mim", "square"}, default=("fgsm", "pgd", "mim", "square")
+        X : array of shape (n_samples, n_features)
+        y : array of shape (n_samples,)
+        eps : sequence of float > 0
+        norm : {"linf", "l2", "l1"}, default="linf"
+        attacks : sequence of str or None, default=None
+            Of "fgsm", "pgd", "mim" and "square"; None takes those that fit the norm.
         box : (low, high) or None, default=None
             Range that attackers must keep inputs in.
         image_shape : (channels, height, width) or None, default=None

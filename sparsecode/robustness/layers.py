@@ -121,7 +121,8 @@ class Layers:
         """Return the same function as a torch module in `dtype`, for attacks and export."""
         parts: list[nn.Module] = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            linear = nn.Linear(weight.shape[1], weight.shape[0], dtype=dtype)
+            # Without drawing weights, which would move the global random state.
+            linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=dtype)
             with torch.no_grad():
                 linear.weight.copy_(weight)
                 linear.bias.copy_(bias)

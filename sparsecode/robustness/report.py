@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsecode._checks import check_choice, check_finite, check_float
 from sparsecode.robustness.affine import NotFoldableError
-from sparsecode.robustness.attacks import ATTACKS, ORDERS, adversarial_examples
+from sparsecode.robustness.attacks import DEFINED, ORDERS, adversarial_examples
 from sparsecode.robustness.certificates import Certificate, certify
 from sparsecode.robustness.target import Target, target_of
 
@@ -101,7 +101,7 @@ def robustness_report(
     eps: Sequence[float],
     norm: str = "linf",
     *,
-    attacks: Sequence[str] = ATTACKS,
+    attacks: Sequence[str] | None = None,
     box: tuple[float, float] | None = None,
     image_shape: tuple[int, int, int] | None = None,
     affine: Sequence[type] = (),
@@ -124,8 +124,8 @@ def robustness_report(
     eps : sequence of float > 0
         Sizes of the steps.
     norm : {"linf", "l2", "l1"}, default="linf"
-    attacks : sequence of {"fgsm", "pgd", "mim", "square"}, default=("fgsm", "pgd", "mim", "square")
-        An empty sequence needs no attack library.
+    attacks : sequence of {"fgsm", "pgd", "mim", "square"} or None, default=None
+        None runs all; "square" is not defined in l_1. An empty sequence needs no attack library.
     box : (low, high) or None, default=None
         Range that attackers must keep inputs in, such as (0, 1) for images. Certificates do not use
         it and are then lower bounds.
@@ -158,8 +158,9 @@ def robustness_report(
     {'clean': [0.93, 0.93], 'certified': [0.77, 0.46]}
     """
     check_choice("norm", norm, list(ORDERS))
+    attacks = DEFINED[norm] if attacks is None else attacks
     for name in attacks:
-        check_choice("attacks", name, ATTACKS)
+        check_choice("attacks", name, DEFINED[norm])
     sizes = np.array(sorted({check_float("eps", value, low=0.0, open_low=True) for value in eps}))
     shape, rows, labels = _read(X, y, box)
     target = target_of(model, shape, affine=affine, step=difference_step)

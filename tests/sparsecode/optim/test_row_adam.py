@@ -88,7 +88,7 @@ def test_tied_weights_train_too():
 
 def test_rows_stay_at_unit_norm_and_gradients_are_orthogonal_to_them():
     model = train_rows(new_model(), batches(5), lr=0.3)
-    norms = torch.linalg.vector_norm(model.W_dec.double(), dim=1)
+    norms = torch.linalg.vector_norm(model.W_dec.detach().double(), dim=1)
     assert float((norms - 1).abs().max()) < 1e-6
 
 
