@@ -1,4 +1,4 @@
-"""SparsePCAClassifier on digits: predictions, certificates, the report without attackers, figures."""
+"""SparsePCAClassifier on digits: predictions, certificates, reports, figures."""
 
 import numpy as np
 import pytest
