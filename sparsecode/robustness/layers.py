@@ -121,8 +121,9 @@ class Layers:
         """Return the same function as a torch module in `dtype`, for attacks and export."""
         parts: list[nn.Module] = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            # Without drawing weights, which would move the global random state.
-            linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=dtype)
+            # On "meta" no weights are drawn, which would move the global random state.
+            linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta", dtype=dtype)
+            linear = linear.to_empty(device="cpu")
             with torch.no_grad():
                 linear.weight.copy_(weight)
                 linear.bias.copy_(bias)
