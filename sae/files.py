@@ -100,8 +100,8 @@ def load(
         folder = folder / "model"
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
-            f"`{folder}` must hold {CONFIG} of an autoencoder; there is none. "
-            "Was training finished?"
+            f"`folder` must be a folder that sae.save or a finished training run wrote; "
+            f"{str(folder)!r} holds no {CONFIG} of an autoencoder."
         )
     config = io.read_json(folder / CONFIG)
     if config.get("format") == "sparsecode.run":

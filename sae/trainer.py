@@ -125,19 +125,24 @@ class Trainer:
         KeyboardInterrupt
             After Ctrl-C; the present step is finished and saved.
         """
-        config, model = self.config, self.model
-        folder = None
-        if config.out_dir is not None:
+        out_dir = self.config.out_dir
+        if out_dir is None:
+            if resume or overwrite:
+                raise ValueError("`out_dir` must be given to resume or overwrite a run; got None.")
+            return self._fit(None)
+        with io.only_writer(out_dir):
             folder = RunFolder(
-                config.out_dir,
+                out_dir,
                 self._identity(),
                 free=FREE_ON_RESUME,
                 resume=resume,
                 overwrite=overwrite,
             )
             self._warn_if_not_saved()
-        elif resume or overwrite:
-            raise ValueError("`out_dir` must be given to resume or overwrite a run; got None.")
+            return self._fit(folder)
+
+    def _fit(self, folder: RunFolder | None) -> TrainResult:
+        config, model = self.config, self.model
         model.to(self.device).train()
         task = AutoencoderTask(model, config, self.heldout)
         try:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +72,35 @@ def one_sentence(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _one_sentence(Path(path), error) from None
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Let one process at a time write to `folder`, which is made when missing.
+
+    The system gives the lock back when its process ends, however it ends. A folder that the block
+    leaves empty is removed if the block made it. Without ``fcntl`` (Windows) there is no lock.
+
+    Raises
+    ------
+    OSError
+        If another writer is in the folder, or it cannot be made.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with one_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+        for path in made:
+            try:
+                path.rmdir()
+            except OSError:  # something was written
+                break
 
 
 def write_bytes(path: str | Path, data: bytes) -> str:
@@ -152,6 +182,23 @@ def load_tensors(
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise _corrupt(path, f"it is not a complete safetensors file ({error})") from None
     return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _lock(handle: int, folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            errno.EWOULDBLOCK,
+            f"`{folder}` must have one writer at a time; another one is at work in it. "
+            "Wait for it, or choose another folder.",
+        ) from None
+    except OSError:  # some network file systems have no locks
+        pass
 
 
 def _read(path: Path) -> bytes:

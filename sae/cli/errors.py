@@ -23,6 +23,7 @@ IN_PYTHON = {
 }
 ARGUMENTS = {
     "data": "DIR",
+    "folder": "RUN",
     "model": "MODEL",
     "texts": "TEXT",
     "out": "--out",
@@ -57,8 +58,8 @@ def sentences(debug: bool, *, after_interrupt: Callable[[], str] | None = None) 
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         raise  # the reader of a pipe went away: typer ends quietly
-    except EXPECTED as error:
-        if debug:
+    except (*EXPECTED, MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, EXPECTED) or _is_out_of_memory(error)):
             raise
         typer.secho(f"Error: {_sentence(error)}", fg="red", err=True)
         raise typer.Exit(USAGE) from None
@@ -70,9 +71,16 @@ def this_command(add: str = "", *, drop: str = "") -> str:
     return shlex.join(["sae", *words, *([add] if add else [])])
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "memory" in str(error).partition("\n")[0]
+
+
 def _sentence(error: BaseException) -> str:
     """Return the message of an error, with the names of Python arguments turned into options."""
     text = str(error) or type(error).__name__
+    if _is_out_of_memory(error) and not isinstance(error, EXPECTED):
+        fact = text.partition("\n")[0]
+        return f"The memory must be enough; it is not ({fact}). Use a smaller batch or model."
     if isinstance(error, OSError) and error.strerror:  # str() would put the number in front
         text = error.strerror
         text = f"`{error.filename}`: {text}" if error.filename else text

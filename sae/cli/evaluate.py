@@ -19,7 +19,7 @@ from sae.cli.arguments import (
 )
 from sae.cli.errors import sentences, this_command
 from sae.cli.options import of_function, with_options
-from sae.cli.runs import open_data, stored_config
+from sae.cli.runs import is_training_data, open_data, stored_config
 from sae.cli.tables import print_metrics, print_next
 from sae.files import load
 from sparsecode import io
@@ -63,19 +63,23 @@ def evaluate(
 ) -> None:
     """Measure a trained autoencoder on rows it has not seen.
 
-    On the data of the training these are the rows that were held out there. The result is also
-    written into the run, as evaluation.json.
+    On the data of the training these are the rows that were held out there, and the result is
+    also written into the run, as evaluation.json. Of other data, a cache has held-out documents,
+    and a .npy file is measured whole.
     """
     with sentences(debug, after_interrupt=this_command):
         stored = stored_config(run)
+        model, rows = load(run), open_data(data, hookpoint, stored)
         fraction = stored.get("train", {}).get("heldout_fraction", 0.1)
-        if fraction == 0 and options["split"] == "auto":
-            options["split"] = "all"
+        own, unseen = is_training_data(rows, stored), "heldout" if fraction else "all"
+        if options["split"] == "auto" and (own or fraction == 0):
+            options["split"] = unseen
+        usual = options["heldout_fraction"] in (None, fraction) and not options["max_rows"]
         if options["heldout_fraction"] is None:
             options["heldout_fraction"] = fraction
-        model = load(run)
-        metrics = evaluation.evaluate(model, open_data(data, hookpoint, stored), **options)
-        io.write_json(run / "evaluation.json", metrics)
+        metrics = evaluation.evaluate(model, rows, **options)
+        if not stored or (own and usual and metrics["split"] == unseen):
+            io.write_json(run / "evaluation.json", metrics)
     if as_json:
         typer.echo(json.dumps(metrics, indent=1))
         return

@@ -37,6 +37,15 @@ def open_data(path: Path, hookpoint: str | None, stored: Stored) -> AbstractSour
     return as_source(path, hookpoint=hookpoint)
 
 
+def is_training_data(rows: AbstractSource, stored: Stored) -> bool:
+    """Return whether `rows` are those that the run was started with."""
+    if "data" not in stored:
+        return False
+    fraction = stored["train"]["heldout_fraction"]
+    side = as_source(rows, split="train" if fraction else None, heldout_fraction=fraction)
+    return side.fingerprint == stored["data"]["fingerprint"]
+
+
 def make_model(
     architecture: str | None,
     source: AbstractSource,
@@ -105,10 +114,7 @@ def _hookpoint_of(path: Path, stored: Stored) -> str | None:
     names = list(read_manifest(path).hookpoints)
     if len(names) == 1:
         return None
-    fraction = stored["train"]["heldout_fraction"]
-    split = "train" if fraction else None
     for name in names:
-        rows = as_source(path, hookpoint=name, split=split, heldout_fraction=fraction)
-        if rows.fingerprint == stored["data"]["fingerprint"]:
+        if is_training_data(as_source(path, hookpoint=name), stored):
             return name
     return None

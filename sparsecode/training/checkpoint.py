@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsecode import io
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
-CHECKPOINT, MODEL = "checkpoint", "model"
+CHECKPOINT, MODEL, TENSORBOARD = "checkpoint", "model", "tensorboard"
 STATE = "state.json"
 RUN_FORMAT, CHECKPOINT_FORMAT, FORMAT_VERSION = "sparsecode.run", "sparsecode.checkpoint", 1
 
@@ -56,14 +56,15 @@ class RunFolder:
     resume : bool, default=False
         Go on with the run that is there; without one, start.
     overwrite : bool, default=False
-        Remove the run that is there.
+        Remove the run that is there, when `begin` is called.
 
     Raises
     ------
     FileExistsError
-        If the folder holds a run and neither `resume` nor `overwrite` is set.
+        If the folder holds a run and neither `resume` nor `overwrite` is set, or files of the
+        same names that are no run.
     ValueError
-        If the folder holds another run, or the ``config.json`` of something else.
+        If the run there was started with other settings.
     sparsecode.io.CorruptFileError
         If a byte of what `resume` reads is not what was written.
     """
@@ -87,16 +88,23 @@ class RunFolder:
         self.run_id = uuid.uuid4().hex[:12]
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"`out_dir` must be a folder; got the file {self.path}.")
-        if overwrite:
-            self._remove_run()
-        if self._holds_run():
-            if not resume:
-                raise FileExistsError(
-                    f"`out_dir` must be new or empty; {self.path} holds {self._what_it_holds()}. "
-                    "Use fit(resume=True) to go on with it or fit(overwrite=True) to remove it."
-                )
+        self._identity, self._overwrite = identity, overwrite
+        if not self._names_in_use():
+            return
+        self._refuse_foreign(resume)
+        if resume:
             self._check_same_run(identity, free)
             self.checkpoint = self._read()
+        elif not overwrite:
+            raise FileExistsError(
+                f"`out_dir` must be new or empty; {self.path} holds {self._what_it_holds()}. "
+                "Use fit(resume=True) to go on with it or fit(overwrite=True) to remove it."
+            )
+
+    def begin(self) -> None:
+        """Write what the run is; until then nothing in the folder has changed."""
+        if self._overwrite:
+            self._remove_run()
         self._sweep()
         io.write_json(
             self.path / CONFIG,
@@ -104,7 +112,7 @@ class RunFolder:
                 "format": RUN_FORMAT,
                 "format_version": FORMAT_VERSION,
                 "run_id": self.run_id,
-                **identity,
+                **self._identity,
             },
         )
 
@@ -160,25 +168,40 @@ class RunFolder:
         )
         return Checkpoint(tensors, state["numbers"], state["constants"], state["log"])
 
-    def _holds_run(self) -> bool:
-        return any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT))
+    def _names_in_use(self) -> list[str]:
+        names = (CONFIG, METRICS, EVALUATION, CHECKPOINT, MODEL, TENSORBOARD)
+        return [name for name in names if (self.path / name).exists()]
+
+    def _refuse_foreign(self, resume: bool) -> None:
+        """Refuse a folder whose files of these names are not those of a run."""
+        path = self.path / CONFIG
+        if not path.exists():
+            fact = f"{self.path} holds {', '.join(self._names_in_use())} and no {CONFIG} of a run"
+        elif not resume and RUN_FORMAT.encode() not in path.read_bytes():
+            fact = f"{path} is something else"
+        else:
+            return
+        raise FileExistsError(
+            f"`out_dir` must be new, empty or hold a training run; {fact}. Use another `out_dir`."
+        )
 
     def _what_it_holds(self) -> str:
         try:
             step = io.read_json(self.path / CHECKPOINT / STATE)["numbers"]["step"]
         except (OSError, ValueError, KeyError):
-            return "files already"
+            return "a run"
         return f"a run saved at step {step}"
 
     def _check_same_run(
         self, identity: Mapping[str, Mapping[str, Any]], free: frozenset[str]
     ) -> None:
-        if not (self.path / CONFIG).exists():
-            raise ValueError(
-                f"`{self.path}` must hold {CONFIG} to be resumed; it does not. Use overwrite=True."
-            )
         stored = io.read_json(self.path / CONFIG)
-        self._check_format(stored)
+        if stored.get("format") != RUN_FORMAT or stored.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"`{self.path / CONFIG}` must be of format {RUN_FORMAT} version {FORMAT_VERSION}; "
+                f"got {stored.get('format')!r} version {stored.get('format_version')!r}. "
+                "Use another `out_dir`."
+            )
         self.run_id = stored["run_id"]
         changes = []
         for part, settings in identity.items():
@@ -193,23 +216,9 @@ class RunFolder:
                 f"{'; '.join(changes)}. Restore that, or use another `out_dir`."
             )
 
-    def _check_format(self, stored: Mapping[str, Any]) -> None:
-        if stored.get("format") != RUN_FORMAT or stored.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"`{self.path / CONFIG}` must be of format {RUN_FORMAT} version {FORMAT_VERSION}; "
-                f"got {stored.get('format')!r} version {stored.get('format_version')!r}. "
-                "Use another `out_dir`."
-            )
-
     def _remove_run(self) -> None:
-        """Remove what a run writes, and only from a folder that holds a run."""
-        config = self.path / CONFIG
-        if config.exists() and RUN_FORMAT.encode() not in config.read_bytes():
-            raise ValueError(
-                f"`overwrite` must not remove what is not a training run; {config} is something "
-                "else. Use another `out_dir`."
-            )
-        for name in (CHECKPOINT, MODEL, "tensorboard"):
+        """Remove what a run writes; ``config.json``, which says that it is one, comes last."""
+        for name in (CHECKPOINT, MODEL, TENSORBOARD):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (METRICS, EVALUATION, CONFIG):
             (self.path / name).unlink(missing_ok=True)

@@ -70,6 +70,8 @@ def train(
             source.batches(config.batch_size, seed=config.seed, start_row=state.rows)
         ) as batches,
     ):
+        if folder and checkpoint is None:  # from here on, what is resumed has one start
+            folder.save(state.tensors(), state.numbers(), task.constants, metrics.position())
         while state.step < config.n_steps:
             batch = next(batches)
             _refuse_bad_rows(batch, source)
@@ -164,7 +166,11 @@ def start_training(
     if checkpoint is not None:
         task.constants = checkpoint.constants
         state = new_state(task, config)
-        state.restore(checkpoint.tensors, checkpoint.numbers)
+        try:
+            state.restore(checkpoint.tensors, checkpoint.numbers)
+        except BaseException:
+            state.close()
+            raise
         return state
     torch.manual_seed(config.seed)
     weights = _weights(task)

@@ -223,6 +223,8 @@ class Metrics:
         state : TrainState
             As it is before the next step.
         """
+        if folder is not None:
+            folder.begin()
         bar = ProgressBar(config.n_steps, start=state.step, show=config.progress)
         if folder is None:
             return cls(bar)

@@ -179,6 +179,24 @@ def test_an_array_does_in_place_of_a_cache(run_sae: Sae) -> None:
     assert run_sae("report", "run", "rows.npy").exit_code == 0
 
 
+def test_evaluate_keeps_to_the_rows_that_the_run_held_out(run_sae: Sae) -> None:
+    rows = np.random.default_rng(0).normal(size=(800, 8)).astype(np.float32)
+    np.save("rows.npy", rows)
+    np.save("other.npy", rows[:300])
+    assert run_sae("train", "rows.npy", *SMALL, "--out", "run").exit_code == 0
+    trained = io.read_json(Path("run/evaluation.json"))
+    assert json.loads(run_sae("evaluate", "run", "rows.npy", "--json").stdout) == trained
+    for words, split in [
+        (["rows.npy", "--split", "train"], "train"),
+        (["rows.npy", "--max-rows", "9"], "heldout"),
+        (["other.npy"], "all"),
+    ]:
+        other = json.loads(run_sae("evaluate", "run", *words, "--json").stdout)
+        assert other["split"] == split
+        assert other["n_rows"] != trained["n_rows"]
+        assert io.read_json(Path("run/evaluation.json")) == trained
+
+
 def test_settings_of_an_architecture(run_sae: Sae, word_cache: Cache) -> None:
     words = ["--hookpoint", "encoder.layer.0", "--arch", "k_sparse", "--arch-option", "alpha=2.0"]
     options = [*SMALL, "--arch-option", "anneal_share=0.25", "--seed", "7"]
@@ -248,7 +266,7 @@ WRONG = {
     ),
     "train {rows} --warmup-share 2 --out run2": "Error: `warmup_share` must be a finite number in",
     "train {nan} --latents 8 -k 2 --out run2": "Error: `DIR` must be finite; got NaN or infinity",
-    "evaluate nowhere {cache}": "Error: `nowhere` must hold config.json of an autoencoder",
+    "evaluate nowhere {cache}": "Error: `RUN` must be a folder that sae.save or a finished tra",
     "evaluate {run} {rows}": "Error: `DIR` must have shape (rows, n_features) = (any, 16)",
     "report {run} nowhere": "Error: `DIR` must be the folder of a cache made by `sae cache`",
     "report {run} {cache} --examples 0": "Error: `--examples` must be an int in [1, inf); got 0.",

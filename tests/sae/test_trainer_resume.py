@@ -122,6 +122,42 @@ def test_a_run_without_a_checkpoint_starts(tmp_path):
     assert outcome(tmp_path / "new") == outcome(tmp_path / "whole")
 
 
+def test_a_run_that_failed_before_its_first_step_leaves_nothing(tmp_path):
+    bad = rows()
+    bad[:, 3] = float("nan")
+    with pytest.raises(ValueError, match="must be finite"):
+        fit(topk(), tmp_path / "run", torch.cat([rows(), bad]))
+    assert not (tmp_path / "run").exists()
+    fit(topk(), tmp_path / "run")
+
+
+def test_one_model_object_resumes_exactly_before_the_first_checkpoint(tmp_path, monkeypatch):
+    fit(topk(), tmp_path / "whole", save_every=30)
+    model = topk()
+    calls, terms = iter(range(100)), model.loss_terms
+
+    def inner(*args, **kwargs):
+        if next(calls) == 7:
+            raise RuntimeError("the power went")
+        return terms(*args, **kwargs)
+
+    monkeypatch.setattr(model, "loss_terms", inner)
+    with pytest.raises(RuntimeError, match="the power went"):
+        fit(model, tmp_path / "parts", save_every=30)
+    monkeypatch.undo()
+    fit(model, tmp_path / "parts", resume=True, save_every=30)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_two_trainers_do_not_share_a_folder(tmp_path):
+    with (
+        io.only_writer(tmp_path / "run"),
+        pytest.raises(OSError, match="must have one writer at a time"),
+    ):
+        fit(topk(), tmp_path / "run")
+    fit(topk(), tmp_path / "run")
+
+
 def test_a_finished_run_is_not_overwritten_by_accident(tmp_path):
     fit(topk(), tmp_path)
     before = outcome(tmp_path)

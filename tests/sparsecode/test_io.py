@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +133,27 @@ def test_a_full_disk_gets_one_sentence(tmp_path):
         file.write(b"never reached")
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    with io.only_writer(tmp_path / "a" / "b"):
+        with (
+            pytest.raises(BlockingIOError, match="must have one writer at a time; another one is"),
+            io.only_writer(tmp_path / "a" / "b"),
+        ):
+            pass
+        (tmp_path / "a" / "kept").write_text("")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["kept"]
+    with io.only_writer(tmp_path / "a" / "b"):
+        pass
+
+
+def test_the_lock_of_a_killed_writer_is_gone(tmp_path):
+    script = (
+        "import os, signal, sys; from sparsecode import io\n"
+        "with io.only_writer(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with io.only_writer(tmp_path / "a"):
+        pass

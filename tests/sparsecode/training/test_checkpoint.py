@@ -16,7 +16,14 @@ def tensors(fill: float) -> dict[str, torch.Tensor]:
     return {"a": torch.full((3, 2), fill), "b": torch.arange(4)}
 
 
+def begun(path: Path, identity=IDENTITY, **how) -> RunFolder:
+    folder = RunFolder(path, identity, **how)
+    folder.begin()
+    return folder
+
+
 def save(folder: RunFolder, fill: float) -> None:
+    folder.begin()
     folder.save(tensors(fill), {"step": int(fill)}, {"scale": 0.1 + fill}, LOG)
 
 
@@ -41,7 +48,7 @@ def test_one_checkpoint_is_kept_and_leftovers_go(tmp_path):
     (tmp_path / ".config.json.abc.tmp").write_text("or here")
     save(folder, 2.0)
     assert len(list((tmp_path / CHECKPOINT).iterdir())) == 2
-    RunFolder(tmp_path, IDENTITY, resume=True)
+    begun(tmp_path, resume=True)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
@@ -53,8 +60,8 @@ def test_the_same_state_can_be_saved_twice(tmp_path):
 
 
 def test_a_folder_with_a_run_is_not_taken(tmp_path):
-    folder = RunFolder(tmp_path, IDENTITY)
-    with pytest.raises(FileExistsError, match=r"must be new or empty; .* holds files already. Use"):
+    folder = begun(tmp_path)
+    with pytest.raises(FileExistsError, match=r"must be new or empty; .* holds a run. Use"):
         RunFolder(tmp_path, IDENTITY)
     save(folder, 7.0)
     with pytest.raises(FileExistsError, match=r"a run saved at step 7. Use fit\(resume=True\)"):
@@ -68,17 +75,26 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     (tmp_path / METRICS).write_text("{}\n")
     (tmp_path / "notes.txt").write_text("mine")
     folder = RunFolder(tmp_path, {"data": {"n_rows": 4}}, overwrite=True)
+    assert (tmp_path / CHECKPOINT).is_dir()  # not before the new run begins
+    folder.begin()
     assert folder.checkpoint is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, "notes.txt"]
 
 
-def test_the_config_of_something_else_is_not_removed(tmp_path):
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}])
+def test_what_is_no_run_is_not_touched(tmp_path, how):
     (tmp_path / CONFIG).write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=r"must not remove what is not a training run"):
-        RunFolder(tmp_path, IDENTITY, overwrite=True)
-    with pytest.raises(FileExistsError, match=r"must be new or empty"):
-        RunFolder(tmp_path, IDENTITY)
+    with pytest.raises(FileExistsError, match=r"hold a training run; .*config.json is something"):
+        RunFolder(tmp_path, IDENTITY, **how)
     (tmp_path / CONFIG).unlink()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds model and no config.json of a run"):
+        RunFolder(tmp_path, IDENTITY, **how)
+    assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
+
+
+def test_the_config_of_something_else_is_not_resumed(tmp_path):
     io.write_json(tmp_path / CONFIG, {"format": "sparsecode.sae", "format_version": 1})
     with pytest.raises(
         ValueError, match=r"must be of format sparsecode.run version 1; got 'sparsec"
@@ -98,13 +114,13 @@ def test_resuming_names_all_that_differs(tmp_path):
     ):
         RunFolder(tmp_path, other, free=frozenset({"device"}), resume=True)
     other["train"]["seed"], other["data"]["n_rows"] = 0, 3
-    RunFolder(tmp_path, other, free=frozenset({"device"}), resume=True)
+    begun(tmp_path, other, free=frozenset({"device"}), resume=True)
     assert io.read_json(tmp_path / CONFIG)["train"]["device"] == "cuda"
 
 
 def test_resuming_without_a_checkpoint_starts(tmp_path):
-    assert RunFolder(tmp_path / "new", IDENTITY, resume=True).checkpoint is None
-    assert RunFolder(tmp_path / "new", IDENTITY, resume=True).checkpoint is None
+    assert begun(tmp_path / "new", resume=True).checkpoint is None
+    assert begun(tmp_path / "new", resume=True).checkpoint is None
 
 
 def test_parts_of_different_runs_are_not_mixed(tmp_path):
@@ -114,7 +130,7 @@ def test_parts_of_different_runs_are_not_mixed(tmp_path):
     with pytest.raises(ValueError, match=r"must belong to the run of .*config.json"):
         RunFolder(tmp_path / "b", IDENTITY, resume=True)
     (tmp_path / "b" / CONFIG).unlink()
-    with pytest.raises(ValueError, match=r"must hold config.json to be resumed"):
+    with pytest.raises(FileExistsError, match=r"holds checkpoint and no config.json of a run"):
         RunFolder(tmp_path / "b", IDENTITY, resume=True)
 
 
@@ -134,10 +150,10 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     with pytest.raises(ValueError, match=r"`out_dir` must be a folder; got the file"):
         RunFolder(tmp_path / "run", IDENTITY)
     with pytest.raises(OSError, match=r"must be writable; a part of the path is a file"):
-        RunFolder(tmp_path / "run" / "deeper", IDENTITY)
+        begun(tmp_path / "run" / "deeper")
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder closed to the superuser too")
 def test_a_folder_that_cannot_be_written():
     with pytest.raises(OSError, match=r"must be writable; permission is denied. Choose a folder"):
-        RunFolder("/sys/sparsecode-run", IDENTITY)
+        begun(Path("/sys/sparsecode-run"))
