@@ -65,7 +65,8 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     n_init : int or "auto", default="auto"
         Starts, of which the one that ends lowest is kept: `init` and then random ones. The
         objective has many minima, a percent or two apart. "auto" takes 8 for small problems, where
-        they are cheap, and 1 for large ones and for an array as `init`.
+        they are cheap, and 1 for large ones, for `n_nonzero`, where random starts converge slowly
+        and rarely end lower, and for an array as `init`.
     max_iter : int, default=1000
         Alternations, or power steps for one component.
     tol : float, default=1e-5
@@ -328,7 +329,7 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _starts(self, rows: Tensor, n_components: int) -> list[Tensor]:
         """Return loadings of shape (n_components, n_features) to start from."""
         given = not isinstance(self.init, str)
-        small = n_components * rows.numel() <= SMALL_PROBLEM and self.solver != "tpower"
+        small = n_components * rows.numel() <= SMALL_PROBLEM and self.n_nonzero is None
         auto = AUTO_STARTS if small and not given else 1
         n_init = auto if self.n_init == "auto" else int(self.n_init)
         n_random = n_init if not given and self.init == "random" else n_init - 1

@@ -86,7 +86,7 @@ def adversarial_examples(
     module = _Scaled(target.module, _mean_margin(target, X, y), X.shape[1], image)
     low, high = (-np.inf, np.inf) if box is None else box
     # Square in l_2 divides by zero where a step is at the boundary already; it drops such steps.
-    with _toolbox_seeded(seed), np.errstate(divide="ignore", invalid="ignore"):
+    with _toolbox_seeded(seed), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         classifier = _classifier(module, canvas, len(target.classes), (low, high))
         engine = _engine(attack, classifier, ORDERS[norm], eps, batch_size)
         moved = engine.generate(_on_canvas(X, image, canvas), target.indices(y))

@@ -221,6 +221,11 @@ def test_more_starts_end_no_higher(X: np.ndarray) -> None:
     assert SparsePCA(5, alpha=4.0).fit(X).error_[-1] == ends[-1]
 
 
+def test_exact_numbers_of_loadings_start_once_unless_told(X: np.ndarray) -> None:
+    ends = [SparsePCA(5, n_nonzero=2, n_init=n).fit(X).error_ for n in ("auto", 1)]
+    np.testing.assert_array_equal(*ends)
+
+
 def test_a_start_can_be_given(X: np.ndarray) -> None:
     first = SparsePCA(3, alpha=2.0).fit(X)
     again = SparsePCA(3, alpha=2.0, init=first.components_).fit(X)
@@ -273,7 +278,7 @@ def test_ridge_scores_are_inverted_by_the_components(X: np.ndarray) -> None:
 # partial_fit
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 2.0}, {"n_nonzero": 3}], ids=str)
+@pytest.mark.parametrize("settings", [{"alpha": 2.0}, {"n_nonzero": 3, "n_init": 3}], ids=str)
 def test_batches_end_where_all_rows_at_once_end(settings: dict[str, Any], X: np.ndarray) -> None:
     pca = SparsePCA(3, **settings)
     for batch in np.split(X, 9):
