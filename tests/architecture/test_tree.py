@@ -9,16 +9,11 @@ from sae.autoencoders import AUTOENCODERS
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("sparsecode", "sae", "retrieval")
 
-ROBUSTNESS = "tests/sparsecode/robustness/test_classifier.py"
-
 # Modules without a test file of their own name, with the place where they are tested.
 TESTED_ELSEWHERE = {
     "sae/autoencoders/base.py": "tests/sae/autoencoders/test_contract.py",
     "sae/testing.py": "tests/sae/autoencoders/test_contract.py",
     "sparsecode/ops/_row_gradient.py": "tests/sparsecode/ops/test_decode.py",
-    "sparsecode/robustness/adversarial_sparsity.py": ROBUSTNESS,
-    "sparsecode/robustness/figures.py": ROBUSTNESS,
-    "sparsecode/robustness/report.py": ROBUSTNESS,
 }
 
 
