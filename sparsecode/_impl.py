@@ -26,8 +26,9 @@ def choose_impl(
     """Return "reference", "cpu" or "triton" for one call of `op`.
 
     ``cpu`` and ``triton`` are None where the operation has no such implementation, else functions
-    that return the objection to this call (a short fact) or None. A named implementation never
-    falls back; "auto" prefers Triton on CUDA, the fast path on the CPU, else the reference.
+    that return the objection to this call (a short fact) or None; that of ``triton`` knows about
+    devices too, since its interpreter runs on the CPU. A named implementation never falls back;
+    "auto" prefers Triton on CUDA, the fast path on the CPU, else the reference.
     """
     check_choice("impl", impl, IMPLS)
     device = tensors[0].device.type
@@ -37,7 +38,7 @@ def choose_impl(
         candidate = {"cuda": ("triton", triton), "cpu": ("cpu", cpu)}.get(device)
         if candidate is None or candidate[1] is None:
             return "reference"
-        objection = candidate[1]()
+        objection = _asked(candidate[1])
         if objection is None:
             return candidate[0]
         note = f"{op}: not using {candidate[0]!r}: {objection}"
@@ -45,15 +46,25 @@ def choose_impl(
             _logged.add(note)
             logger.debug(note)
         return "reference"
-    supports, home = (cpu, "cpu") if impl == "cpu" else (triton, "cuda")
+    supports = cpu if impl == "cpu" else triton
     objection = "there is no such implementation" if supports is None else None
-    if objection is None and device != home:
+    if objection is None and impl == "cpu" and device != "cpu":
         objection = f"tensors on {device}"
     if objection is None and supports is not None:
-        objection = supports()
+        objection = _asked(supports)
     if objection is not None:
         raise NotImplementedError(
             f'`{op}(impl="{impl}")` is unsupported here: {objection}. '
             'Use impl="auto" or impl="reference".'
         )
     return impl
+
+
+def _asked(supports: Callable[[], str | None]) -> str | None:
+    """Return the objection, which may be that Triton is not there."""
+    try:
+        return supports()
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return "triton is not installed (pip install 'sparsecode[triton]')"

@@ -1,5 +1,6 @@
 """The dispatch rule."""
 
+import importlib
 import logging
 
 import pytest
@@ -32,7 +33,16 @@ def test_a_named_implementation_never_falls_back():
             match=rf'`op\(impl="cpu"\)` is unsupported here: {fact}. Use impl="auto"',
         ):
             choose_impl("op", "cpu", (x,), **options)
-    with pytest.raises(NotImplementedError, match="tensors on cpu"):
-        choose_impl("op", "triton", (x,), triton=lambda: None)
     with pytest.raises(ValueError, match="`impl` must be one of"):
         choose_impl("op", "quick", (x,))
+
+
+def test_kernels_know_their_devices_and_may_be_absent():
+    def absent():
+        raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    assert choose_impl("op", "triton", (x,), triton=lambda: None) == "triton"
+    with pytest.raises(NotImplementedError, match=r"triton is not installed \(pip install"):
+        choose_impl("op", "triton", (x,), triton=absent)
+    with pytest.raises(ModuleNotFoundError, match="math2"):
+        choose_impl("op", "triton", (x,), triton=lambda: importlib.import_module("math2"))

@@ -6,6 +6,8 @@ value 0 and receives no gradient.
 """
 
 import math
+from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ def topk(x: Tensor, k: int, *, impl: Impl = "auto") -> SparseCodes:
     ----------
     x : Tensor of shape (..., F), floating
     k : int in [1, F]
-    impl : {"auto", "reference", "cpu"}, default="auto"
+    impl : {"auto", "reference", "cpu", "triton"}, default="auto"
 
     Returns
     -------
@@ -48,8 +50,12 @@ def topk(x: Tensor, k: int, *, impl: Impl = "auto") -> SparseCodes:
     width = x.shape[-1]
     k = check_int("k", k, low=1, high=width, high_name="n_latents")
     x_NF = x.reshape(-1, width)
-    chosen = choose_impl("topk", impl, (x,), cpu=lambda: cpu.supports(x))
-    values, ids = reference.topk(x_NF, k) if chosen == "reference" else _TopK.apply(x_NF, k)
+    chosen = _choose("topk", impl, x)
+    if chosen == "reference":
+        values, ids = reference.topk(x_NF, k)
+    else:
+        select = cpu.topk if chosen == "cpu" else _kernels().topk
+        values, ids = _TopK.apply(x_NF, k, select)
     batch = x.shape[:-1]
     return SparseCodes._trusted(values.reshape(*batch, k), ids.reshape(*batch, k), width)
 
@@ -65,7 +71,7 @@ def batch_topk(x: Tensor, k: float, *, impl: Impl = "auto") -> SparseCodes:
     x : Tensor of shape (..., F), floating
         Apply a ReLU first if negative entries must never be kept.
     k : int or float in (0, F]
-    impl : {"auto", "reference", "cpu"}, default="auto"
+    impl : {"auto", "reference", "cpu", "triton"}, default="auto"
 
     Returns
     -------
@@ -90,14 +96,15 @@ def batch_topk(x: Tensor, k: float, *, impl: Impl = "auto") -> SparseCodes:
         raise ValueError(f"`k` must be in (0, n_latents]; got {k} with n_latents={width}.")
     x_NF = x.reshape(-1, width)
     total = min(int(k * x_NF.shape[0]), x_NF.numel())
-    chosen = choose_impl("batch_topk", impl, (x,), cpu=lambda: cpu.supports(x))
+    chosen = _choose("batch_topk", impl, x)
     if total == 0:
         values, ids = x_NF.reshape(-1)[:0], torch.empty(0, dtype=torch.long, device=x.device)
         crow = torch.zeros(x_NF.shape[0] + 1, dtype=torch.long, device=x.device)
     elif chosen == "reference":
         values, ids, crow = reference.batch_topk(x_NF, total)
     else:
-        values, ids, crow = _BatchTopK.apply(x_NF, total)
+        select = cpu.batch_topk if chosen == "cpu" else _kernels().batch_topk
+        values, ids, crow = _BatchTopK.apply(x_NF, total, select)
     return SparseCodes._trusted(values, ids, width, crow, tuple(x.shape[:-1]))
 
 
@@ -137,8 +144,8 @@ class _TopK(torch.autograd.Function):
     """Fast selection with the gradient of a gather."""
 
     @staticmethod
-    def forward(ctx, x_NF: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        values, ids = cpu.topk(x_NF, k)
+    def forward(ctx, x_NF: Tensor, k: int, select: Callable) -> tuple[Tensor, Tensor]:
+        values, ids = select(x_NF, k)
         ctx.mark_non_differentiable(ids)
         ctx.set_materialize_grads(False)
         ctx.shape = x_NF.shape
@@ -146,42 +153,58 @@ class _TopK(torch.autograd.Function):
         return values, ids
 
     @staticmethod
-    def backward(ctx, grad: Tensor | None, _ids: None) -> tuple[Tensor | None, None]:
+    def backward(ctx, grad: Tensor | None, _ids: None) -> tuple[Tensor | None, None, None]:
         if grad is None:
-            return None, None
+            return None, None, None
         ids, was_nan = ctx.saved_tensors
         grad = grad.masked_fill(was_nan, 0.0)
-        return grad.new_zeros(ctx.shape).scatter(-1, ids, grad), None
+        return grad.new_zeros(ctx.shape).scatter(-1, ids, grad), None, None
 
 
 class _BatchTopK(torch.autograd.Function):
     """Fast selection over the batch with the gradient of a gather."""
 
     @staticmethod
-    def forward(ctx, x_NF: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
-        values, ids, crow = cpu.batch_topk(x_NF.detach(), total)
+    def forward(ctx, x_NF: Tensor, total: int, select: Callable) -> tuple[Tensor, Tensor, Tensor]:
+        values, ids, crow = select(x_NF.detach(), total)
         ctx.mark_non_differentiable(ids, crow)
         ctx.set_materialize_grads(False)
         ctx.shape = x_NF.shape
-        rows = torch.arange(x_NF.shape[0]).repeat_interleave(crow.diff())
+        rows = torch.arange(x_NF.shape[0], device=x_NF.device)
+        rows = rows.repeat_interleave(crow.diff(), output_size=total)
         flat = rows * x_NF.shape[1] + ids
         ctx.save_for_backward(flat, x_NF.detach().reshape(-1)[flat].isnan())
         return values, ids, crow
 
     @staticmethod
-    def backward(ctx, grad: Tensor | None, _ids: None, _crow: None) -> tuple[Tensor | None, None]:
+    def backward(
+        ctx, grad: Tensor | None, _ids: None, _crow: None
+    ) -> tuple[Tensor | None, None, None]:
         if grad is None:
-            return None, None
+            return None, None, None
         flat, was_nan = ctx.saved_tensors
         grad = grad.masked_fill(was_nan, 0.0)
         dense = grad.new_zeros(math.prod(ctx.shape)).scatter(0, flat, grad)
-        return dense.reshape(ctx.shape), None
+        return dense.reshape(ctx.shape), None, None
+
+
+def _choose(op: str, impl: Impl, x: Tensor) -> str:
+    return choose_impl(
+        op, impl, (x,), cpu=lambda: cpu.supports(x), triton=lambda: _kernels().supports(x)
+    )
+
+
+def _kernels() -> ModuleType:
+    from sparsecode.ops.selection import triton
+
+    return triton
 
 
 def _was_nan(x_NF: Tensor, values: Tensor, ids: Tensor) -> Tensor:
-    # Only a value of exactly 0 can stand for a NaN, so most calls read nothing of x again.
+    # Only a value of exactly 0 can stand for a NaN, so most calls read nothing of x again; a GPU
+    # would have to be waited for to know.
     suspects = values == 0
-    if not bool(suspects.any()):
+    if values.device.type == "cpu" and not bool(suspects.any()):
         return suspects
     return suspects & x_NF.detach().gather(-1, ids).isnan()
 

@@ -1,6 +1,9 @@
 """Selections: one total order, whatever the implementation, the shape, ties, NaN and infinities."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,7 +110,7 @@ def test_public_topk_leaves_ties_open_and_ours_does_not():
     assert torch.topk(x, 50).indices.tolist() != [list(range(50))]
 
 
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("impl", ["cpu", "triton", "reference"])
 def test_topk_gradient_goes_to_the_chosen_entries(impl):
     x = torch.randn(4, 700, generator=torch.Generator().manual_seed(0), requires_grad=True)
     codes = topk(x, 9, impl=impl)
@@ -117,7 +120,7 @@ def test_topk_gradient_goes_to_the_chosen_entries(impl):
     assert torch.equal(x.grad, expected)
 
 
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("impl", ["cpu", "triton", "reference"])
 def test_a_nan_that_must_be_taken_gives_zero_and_gets_no_gradient(impl):
     x = torch.tensor([[math.nan, 1.0, math.nan]], requires_grad=True)
     codes = topk(x, 2, impl=impl)
@@ -127,7 +130,7 @@ def test_a_nan_that_must_be_taken_gives_zero_and_gets_no_gradient(impl):
     assert x.grad.tolist() == [[0.0, 1.0, 0.0]]
 
 
-@pytest.mark.parametrize("impl", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize("impl", ["auto", "cpu", "triton", "reference"])
 def test_leading_axes_and_strides_do_not_matter(impl):
     x = torch.randn(700, 3, 2, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)
     codes = topk(x, 5, impl=impl)
@@ -174,7 +177,7 @@ def test_batch_topk_counts_all_leading_axes():
     assert int(batch_topk(x, 3).n_active.sum()) == 30
 
 
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("impl", ["cpu", "triton", "reference"])
 def test_batch_topk_gradient(impl):
     x = torch.randn(
         4, 60, dtype=torch.float32, generator=torch.Generator().manual_seed(0), requires_grad=True
@@ -212,6 +215,94 @@ def test_group_max_takes_one_winner_of_each_group():
     assert group_max(x, 1) == topk(x, 1)
 
 
+def cases_of_kernels():
+    for kind in KINDS:
+        yield kind, (2, 67), 5
+    for shape, k in [((1, 1), 1), ((3, 7), 7), ((2, 1009), 32), ((2, 4099), 13), ((1, 9001), 1100)]:
+        yield "ties", shape, k
+        yield "random", shape, k
+    yield "one_group", (1, 2048), 32
+    yield "nan", (2, 700), 700
+    yield "float64", (2, 300), 3
+
+
+@pytest.mark.parametrize(("kind", "shape", "k"), list(cases_of_kernels()), ids=str)
+def test_triton_selection_equals_the_reference(kind, shape, k):
+    x = rows_of(kind, *shape)
+    x = x.double() if kind == "float64" else x
+    fast, slow = topk(x, k, impl="triton"), topk(x, k, impl="reference")
+    assert torch.equal(fast.indices, slow.indices)
+    assert torch.equal(fast.values, slow.values)
+    assert fast.values.dtype == x.dtype
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+@pytest.mark.parametrize("value", [0.0, -math.inf, 7.0])
+def test_triton_selection_around_the_capacity_of_its_block(monkeypatch, value, beyond):
+    """All candidates equal, just fewer than, as many as and more than stay in registers."""
+    from sparsecode.ops.selection import triton
+
+    monkeypatch.setattr(triton, "BLOCK", 64)
+    x = torch.full((1, 64 + beyond), value)
+    x[0, -1] = 8.0
+    assert topk(x, 9, impl="triton").indices.tolist() == [[63 + beyond, *range(8)]]
+
+
+def test_triton_selection_writes_every_entry_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    x = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    torch.use_deterministic_algorithms(True)
+    try:
+        codes, batch = topk(x, 7, impl="triton"), batch_topk(x, 7, impl="triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert codes == topk(x, 7, impl="reference")
+    assert batch == batch_topk(x, 7, impl="reference")
+    assert torch.equal(x, before)
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=6, max_size=6),
+    st.integers(1, 6),
+)
+@settings(max_examples=15, deadline=None)
+def test_triton_selection_of_any_floats_follows_the_definition(row, k):
+    x = torch.tensor([row], dtype=torch.float32)
+    assert topk(x, k, impl="triton").indices.tolist() == [by_definition(row, k)]
+    assert batch_topk(x, k, impl="triton").indices.tolist() == by_definition(row, k)
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "equal", "nan", "bfloat16"])
+@pytest.mark.parametrize(
+    ("shape", "k"), [((6, 40), 2.5), ((2, 3, 701), 4), ((5, 8), 8), ((3, 6000), 1), ((1, 1), 1)]
+)
+def test_triton_batch_topk_equals_the_reference(kind, shape, k):
+    x = rows_of(kind, math.prod(shape[:-1]), shape[-1]).reshape(shape)
+    fast, slow = batch_topk(x, k, impl="triton"), batch_topk(x, k, impl="reference")
+    assert torch.equal(fast.indices, slow.indices)
+    assert torch.equal(fast.crow, slow.crow)
+    assert torch.equal(fast.values, slow.values)
+
+
+def test_triton_without_a_gpu_or_its_interpreter_says_so():
+    source = """
+import torch, sparsecode
+try:
+    sparsecode.topk(torch.zeros(1, 3), 1, impl="triton")
+except NotImplementedError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "unsupported here: tensors on cpu, where kernels run only if" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
@@ -237,7 +328,7 @@ def test_group_max_takes_one_winner_of_each_group():
             r'`topk\(impl="cpu"\)` is unsupported here: dtype',
         ),
         (
-            lambda x: topk(x, 1, impl="triton"),
+            lambda x: group_max(x, 1, impl="triton"),
             NotImplementedError,
             "there is no such implementation",
         ),
