@@ -23,7 +23,8 @@ def match_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     ``*`` and ``?`` stand for characters of one part of a dotted name, ``[0-3]`` for one character
     of a set, ``**`` for one or more whole parts: ``encoder.layer.*`` matches the layers and not the
-    modules inside them.
+    modules inside them. A name may have or lack the prefix of the model's body
+    (``transformer.h.2``, ``h.2``).
 
     Parameters
     ----------
@@ -52,9 +53,10 @@ def match_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     found: set[str] = set()
     for pattern in patterns:
-        matches = [name for name in names if _regex(pattern).fullmatch(name)]
+        matches = next(filter(None, (_matches(p, names) for p in _spellings(model, pattern))), [])
         if not matches:
-            hint = near_matches(pattern, names) or f" It has {', '.join(map(repr, names[:3]))}, ..."
+            listed = f"{', '.join(map(repr, names[:3]))}, ..." if names else "none"
+            hint = near_matches(pattern, names) or f" It has {listed}."
             raise ValueError(
                 f"`hookpoints` must name modules of the {type(model).__name__}; {pattern!r} "
                 f"matches none.{hint}"
@@ -85,7 +87,7 @@ def capture(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[Run]:
     caught: dict[str, Tensor] = {}
     accepted = inspect.signature(model.forward).parameters
     first = "input_ids" if "input_ids" in accepted else next(iter(accepted))
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.zeros(0)).device
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -128,16 +130,35 @@ def capture(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[Run]:
             module.training = flag
 
 
+def _spellings(model: nn.Module, pattern: str) -> list[str]:
+    """Return a pattern as it is, without and with the prefix of the body of a model with a head.
+
+    ``transformer.h.2`` of a GPT-2 with a head is ``h.2`` of the bare model, and the reverse.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    return [pattern, pattern.removeprefix(f"{prefix}."), f"{prefix}.{pattern}"]
+
+
+def _matches(pattern: str, names: Sequence[str]) -> list[str]:
+    return [name for name in names if _regex(pattern).fullmatch(name)]
+
+
 def _regex(pattern: str) -> re.Pattern[str]:
     parts = [r"[^.]+(\.[^.]+)*" if part == "**" else _part(part) for part in pattern.split(".")]
-    return re.compile(r"\.".join(parts))
+    try:
+        return re.compile(r"\.".join(parts))
+    except re.error as error:
+        raise ValueError(
+            f"`hookpoints` must be module names or globs; {pattern!r} is none ({error.msg})."
+        ) from None
 
 
 def _part(part: str) -> str:
-    tokens = re.split(r"(\*|\?|\[!?[^\]]+\])", part)
+    set_ = re.compile(r"\[!?[^\]]+\]")
+    tokens = re.split(rf"(\*|\?|{set_.pattern})", part)
     special = {"*": "[^.]*", "?": "[^.]"}
     return "".join(
-        special.get(token, token.replace("[!", "[^") if token.startswith("[") else re.escape(token))
+        special.get(token, token.replace("[!", "[^") if set_.fullmatch(token) else re.escape(token))
         for token in tokens
     )
 

@@ -80,7 +80,9 @@ class Loaded:
                 "class": type(self.model).__name__,
                 "type": getattr(config, "model_type", None),
                 "revision": getattr(config, "_commit_hash", None),
-                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+                "dtype": str(next(self.model.parameters(), torch.zeros(0)).dtype).removeprefix(
+                    "torch."
+                ),
                 "fingerprint": _model_fingerprint(self.model),
             },
             "tokenizer": None
@@ -103,7 +105,9 @@ class Loaded:
 def load(
     model: Any, tokenizer: Any, device: str | torch.device | None
 ) -> tuple[Loaded, Callable[[], None]]:
-    """Return the model on its device, and a function that puts an object back where it was.
+    """Return the model on its device, and a function that puts an object back as it was.
+
+    Weights in half precision are computed with in float32 on a CPU.
 
     Parameters
     ----------
@@ -114,18 +118,28 @@ def load(
     device : device or None
         None leaves an object where it is, and takes the GPU, if there is one, for a name.
     """
+    if device is not None:
+        _check_device(device)
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), torch.zeros(0))
         home = parameter.device
         name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+        words = _tokenizer(tokenizer)
         if device is not None and torch.device(device) != home:
             model.to(device)
-        return Loaded(model, _tokenizer(tokenizer), name), lambda: _move(model, home)
+        put_back = _compute_in_float32(model)
+
+        def undo() -> None:
+            put_back()
+            _move(model, home)
+
+        return Loaded(model, words, name), undo
     if not isinstance(model, (str, Path)):
         raise TypeError(
             f"`model` must be a name, a folder or a torch module; got {type(model).__name__}."
         )
     name = str(model)
+    words = None if tokenizer is None else _tokenizer(tokenizer)
     try:
         loaded = _load_quietly(name)
     except (OSError, ValueError) as error:
@@ -136,8 +150,41 @@ def load(
         ) from None
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    words = _tokenizer_beside(name) if tokenizer is None else _tokenizer(tokenizer)
-    return Loaded(loaded.to(device), words, name), lambda: None
+    words = _tokenizer_beside(name) if tokenizer is None else words
+    loaded = loaded.to(device)
+    _compute_in_float32(loaded)
+    return Loaded(loaded, words, name), lambda: None
+
+
+def _compute_in_float32(model: nn.Module) -> Callable[[], None]:
+    """Let half precision on a CPU, a hundred times slower there, run in float32.
+
+    Returns a function that gives a model the very weights back that it came with.
+    """
+    halves = [
+        (tensor, tensor.data)
+        for tensor in (*model.parameters(), *model.buffers())
+        if tensor.device.type == "cpu" and tensor.dtype in (torch.float16, torch.bfloat16)
+    ]
+    for tensor, data in halves:
+        tensor.data = data.float()
+
+    def put_back() -> None:
+        for tensor, data in halves:
+            tensor.data = data
+
+    return put_back
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`device` must be one that torch can use here, such as 'cpu'; got {str(device)!r} "
+            f"({first})."
+        ) from None
 
 
 def _load_quietly(name: str) -> nn.Module:
@@ -159,17 +206,31 @@ def _move(model: nn.Module, home: torch.device) -> None:
 
 
 def _tokenizer(tokenizer: Any) -> Any:
-    if isinstance(tokenizer, (str, Path)):
-        return _transformers().AutoTokenizer.from_pretrained(
-            str(tokenizer), trust_remote_code=False
+    if tokenizer is None or callable(tokenizer):
+        return tokenizer
+    if not isinstance(tokenizer, (str, Path)):
+        raise TypeError(
+            "`tokenizer` must be a transformers tokenizer, a name or a folder; got "
+            f"{type(tokenizer).__name__}."
         )
-    return tokenizer
+    try:
+        return _named_tokenizer(str(tokenizer))
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`tokenizer` must be on the Hugging Face hub or a folder with one; {str(tokenizer)!r} "
+            f"could not be loaded ({first})"
+        ) from None
+
+
+def _named_tokenizer(name: str) -> Any:
+    return _transformers().AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def _tokenizer_beside(name: str) -> Any:
     """Return the tokenizer that comes with a model, or None: token ids need none."""
     try:
-        return _tokenizer(name)
+        return _named_tokenizer(name)
     except (OSError, ValueError):
         return None
 

@@ -146,3 +146,11 @@ def test_a_module_that_does_not_run_is_refused() -> None:
         ),
     ):
         run(IDS, IDS)
+
+
+def test_the_prefix_of_the_models_body_may_be_there_or_not(bert: nn.Module) -> None:
+    with_head = nn.ModuleDict({bert.base_model_prefix: bert})
+    with_head.base_model_prefix = bert.base_model_prefix
+    assert bert.base_model_prefix == "bert"
+    assert match_hookpoints(bert, ["bert.encoder.layer.1"]) == ["encoder.layer.1"]
+    assert match_hookpoints(with_head, ["encoder.layer.*"])[1] == "bert.encoder.layer.1"

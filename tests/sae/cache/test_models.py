@@ -88,10 +88,8 @@ def test_fingerprints_tell_models_and_tokenizers_apart(
     other = loaded(bert, gpt2_tokenizer).provenance()["tokenizer"]
     assert other["fingerprint"] != found["tokenizer"]["fingerprint"]
     half = loaded(copy.deepcopy(bert).bfloat16()).provenance()["model"]
-    assert (half["dtype"], half["fingerprint"] != found["model"]["fingerprint"]) == (
-        "bfloat16",
-        True,
-    )
+    assert half["dtype"] == "float32"  # what it is computed in; its values are rounded
+    assert half["fingerprint"] != found["model"]["fingerprint"]
 
 
 def test_a_model_goes_back_to_its_device() -> None:
@@ -101,3 +99,20 @@ def test_a_model_goes_back_to_its_device() -> None:
     model.to_empty(device="cpu")
     put_back()
     assert model.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_a_cpu_is_computed_in_float32(bert: nn.Module, dtype: Any) -> None:
+    half = copy.deepcopy(bert).to(dtype)
+    before = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in half.state_dict().items()}
+    running, put_back = load(half, None, None)
+    ids = torch.randint(4, 20, (2, 7))
+    with torch.no_grad():
+        expected = copy.deepcopy(half).float().eval()(ids).last_hidden_state
+        found = running.model.eval()(ids).last_hidden_state
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert running.provenance()["model"]["dtype"] == "float32"
+    put_back()
+    after = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in half.state_dict().items()}
+    assert after == before
