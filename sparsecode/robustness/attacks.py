@@ -19,6 +19,9 @@ ATTACKS = ("fgsm", "pgd", "mim", "square")
 DEFINED = {"linf": ATTACKS, "l2": ATTACKS, "l1": ("fgsm", "pgd", "mim")}
 SQUARE_SHARE = 0.8  # of the pixels, in the first tile of Square
 SMALLEST_SIDE = {"linf": 2, "l2": 10}  # of images that Square can cut into tiles
+# Mean margin of the scores that the toolbox sees. At 1 a softmax over ten classes mixes all rivals
+# and attacks miss the nearest one; at 32 gradients vanish.
+MARGIN = 8.0
 
 
 def adversarial_examples(
@@ -38,9 +41,9 @@ def adversarial_examples(
 
     Settings are those of the SPCA defense paper: "fgsm" one step; "pgd" 40 steps of eps / 4; "mim"
     10 steps of eps / 10 with momentum 1; "square" 250 queries. Two things differ from calling the
-    toolbox directly, both in favor of the attacker: scores are divided by their mean margin, so
-    that a saturated softmax in float32 hides no gradient, and no example is lost to rounding, since
-    results are pulled back into ball and box in float64.
+    toolbox directly, both in favor of the attacker: scores are scaled to a mean margin of 8, where
+    a softmax singles out the nearest rival but does not saturate in float32, and no example is lost
+    to rounding, since results are pulled back into ball and box in float64.
 
     Parameters
     ----------
@@ -83,7 +86,7 @@ def adversarial_examples(
     image = _image_shape(X.shape[1], image_shape) if attack == "square" else None
     side = 0 if image is None else _canvas_side(max(image[1:]), norm)
     canvas = (X.shape[1],) if image is None else (image[0], side, side)
-    module = _Scaled(target.module, _mean_margin(target, X, y), X.shape[1], image)
+    module = _Scaled(target.module, MARGIN / _mean_margin(target, X, y), X.shape[1], image)
     low, high = (-np.inf, np.inf) if box is None else box
     # Square in l_2 divides by zero where a step is at the boundary already; it drops such steps.
     with _toolbox_seeded(seed), np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -144,7 +147,7 @@ def _classifier(
 
 
 class _Scaled(nn.Module):
-    """Scores divided by a constant, of rows or of the images in the corner of each canvas."""
+    """Scores times a constant, of rows or of the images in the corner of each canvas."""
 
     def __init__(
         self, module: nn.Module, scale: float, n_features: int, image: tuple[int, int, int] | None
@@ -155,7 +158,7 @@ class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.image is not None:
             x = x[:, :, : self.image[1], : self.image[2]]
-        return self.module(x.flatten(1)[:, : self.n_features]) / self.scale
+        return self.scale * self.module(x.flatten(1)[:, : self.n_features])
 
 
 @torch.no_grad()

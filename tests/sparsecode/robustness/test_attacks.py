@@ -73,11 +73,12 @@ def test_on_two_classes_one_step_does_all_that_a_certificate_allows(
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_many_steps_come_close_to_the_certificate(norm: str, art: None) -> None:
-    X, y = data(5, n=200)
+    X, y = data(10, n=300)
     model = LogisticRegression().fit(X, y)
-    moved = attacked(model, X, y, attack="pgd", eps=0.2, norm=norm)
-    certified = float(certified_accuracy(model, X, y, 0.2, norm))
-    assert certified <= (model.predict(moved) == y).mean() <= certified + 0.05
+    for eps in (0.1, 0.2, 0.4):
+        moved = attacked(model, X, y, attack="pgd", eps=eps, norm=norm)
+        certified = float(certified_accuracy(model, X, y, eps, norm))
+        assert certified <= (model.predict(moved) == y).mean() <= certified + 0.02
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
