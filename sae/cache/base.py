@@ -272,9 +272,10 @@ class AbstractSource(ABC):
             )
 
 
-def check_fraction(fraction: float) -> float:
-    """Return a share to hold out, strictly between 0 and 1."""
-    if check_float("heldout_fraction", fraction, low=0, high=1, open_low=True) == 1:
+def check_fraction(fraction: float, split: str | None = None) -> float:
+    """Return a share to hold out, less than 1; it is 0 only if the held-out side is not wanted."""
+    wanted = split == "heldout"
+    if check_float("heldout_fraction", fraction, low=0, high=1, open_low=wanted) == 1:
         raise ValueError(
             "`heldout_fraction` must be less than 1; got 1. Nothing would be left to train on."
         )

@@ -3,12 +3,12 @@
 A cache is one folder. A row is one token; rows are numbered from 0 and cut into shards of
 consecutive rows; shard n has the same rows in each of its files::
 
-    manifest.json                              what the cache holds; written last, replaced
-    atomically vocabulary.json                            text piece of every token id (absent
-    without a tokenizer) tokens/000000.safetensors                  token_ids, positions
-    index/000000.safetensors                   documents, starts, and a digest of every block
-    activations/<hookpoint>/000000.safetensors activations journal/
-    only while a write is under way or was interrupted
+    manifest.json                                what the cache holds; written last, atomically
+    vocabulary.json                              text piece of every token id, if known
+    tokens/000000.safetensors                    token_ids, positions
+    index/000000.safetensors                     documents, starts, and a digest of every block
+    activations/<hookpoint>/000000.safetensors   activations
+    journal/                                     while a write is under way or was interrupted
 
 **JSON files** are UTF-8, indented by one space, and end with the key ``checksum``: the SHA-256 of
 the same text without that key (`sparsecode.io.write_json`).
@@ -47,10 +47,13 @@ where a row of norm s is in bin ``floor(32 * log2(s)) + 1280``, clipped to [0, 2
 generator's first output for the state i, divided by 2**64. Should no document fall below the
 fraction, the one with the smallest u is held out.
 
-**journal/** holds ``session.json`` (the options of the call under way and the number of sessions
-before it) and ``000000.json`` and so on, one for each finished shard: its entry for the manifest,
-the statistics up to and including it, and the place in the texts where the next shard starts. A
-shard counts once its journal entry exists; the files are written, flushed and renamed before that.
+**shards** hold whole contexts, and at most the ``shard_rows`` rows of the call that wrote them.
+
+**journal/** holds ``lock``, an empty file on which the writer has a lock of the operating system,
+``session.json`` (the options of the call under way and the number of sessions before it), and
+``000000.json`` and so on, one for each finished shard: its entry for the manifest, the statistics
+up to and including it, and the place in the texts where the next shard starts. A shard counts
+once its journal entry exists; the files are written, flushed and renamed before that.
 Finishing writes the manifest and then deletes the journal; a journal whose session the manifest
 already names is left over and may be deleted.
 """

@@ -53,7 +53,7 @@ def open(  # noqa: A001
         Rows of the documents that are not held out, of those that are, or all. Whether a document
         is held out depends on its number and on nothing else, so it stays so when the cache grows.
     heldout_fraction : float, default=0.1
-        Share of the documents to hold out.
+        Share of the documents to hold out. With 0, "train" is all rows.
     verify : bool, default=True
         Compare every block of rows with its checksum when it is first read. Sizes and headers are
         always checked.
@@ -135,7 +135,7 @@ class Cache(AbstractSource):
         self.n_features = int(manifest.hookpoints[hookpoint]["n_features"])
         self.dtype = DTYPES[manifest.dtype].torch
         self.split = None if split is None else check_choice("split", split, SPLITS)
-        self.heldout_fraction = check_fraction(heldout_fraction)
+        self.heldout_fraction = check_fraction(heldout_fraction, self.split)
         self._manifest = manifest
         self._verify = verify
         self._shards = _OpenShards(path, manifest, hookpoint)
@@ -148,7 +148,8 @@ class Cache(AbstractSource):
             raise ValueError(
                 f"`split` needs rows of at least two documents; `{path}` has "
                 f"{manifest.n_documents}, and {split!r} gets none with "
-                f"heldout_fraction={heldout_fraction}. Write more texts, or use split=None."
+                f"heldout_fraction={heldout_fraction}. Write more texts, or train on all rows with "
+                "heldout_fraction=0."
             )
 
     def __repr__(self) -> str:
@@ -293,6 +294,8 @@ class Cache(AbstractSource):
 
     def _find_threshold(self) -> float:
         """Return the score below which documents are held out: the fraction, or enough for one."""
+        if self.heldout_fraction == 0:
+            return 0.0
         lowest = min(
             float(held_out_score(self._shards.get(number).index["documents"].numpy()).min())
             for number in range(len(self._manifest.shards))

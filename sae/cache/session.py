@@ -35,8 +35,8 @@ class Session:
     base : Manifest
         The cache before this call.
     call : mapping
-        What the manifest says about this call.
-        Its option "shard_rows" is the most rows of a shard, unless a single pool has more.
+        What the manifest says about this call. Its option "shard_rows" is the most rows of a
+        shard; a pool must not have more.
     pieces : list of str or None
         The vocabulary.
 

@@ -32,7 +32,7 @@ class WriteSettings:
     drop_outliers: bool | float = False
     """Multiple of the median norm above which rows are left out."""
     shard_rows: int | None = None
-    """Most rows of a shard."""
+    """Most rows of a shard; at least the context length."""
 
     def __post_init__(self) -> None:
         """Check and normalise every field."""
@@ -40,6 +40,8 @@ class WriteSettings:
         put(self, "dtype", stored_dtype(self.dtype))
         check_int("batch_size", self.batch_size, low=1)
         check_choice("text_unit", self.text_unit, UNITS)
+        if not isinstance(self.text_column, str):
+            raise TypeError(f"`text_column` must be a name; got {self.text_column!r}.")
         for name in ("context_length", "max_tokens", "shard_rows"):
             if getattr(self, name) is not None:
                 put(self, name, check_int(name, getattr(self, name), low=1))

@@ -18,9 +18,10 @@ from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_choice
 
 _BLOCK_BYTES = 2**20
-_FLOATS = ("float16", "float32", "float64")
+_FLOATS = ("float16", "float32", "float64", "bfloat16", "f2", "f4", "f8")  # numpy: >f4
 _RUN = 64  # most consecutive rows that are held out together
-_SAMPLED = 1024  # rows that go into the fingerprint
+_HASHED_BYTES = 2**30  # most bytes that go into the fingerprint
+_SPARSE = ("data", "indices", "indptr")
 
 
 def as_source(
@@ -36,15 +37,16 @@ def as_source(
     Parameters
     ----------
     data : path, Cache, tensor, array or CSR matrix
-        A path is the folder of a cache or a ``.npy`` file, which is mapped and not read. Rows of a
-        sparse matrix are made dense a block at a time.
+        A path is the folder of a cache or a ``.npy`` file, which is mapped and not read. Any byte
+        order and any memory layout will do; the rows are copied a block at a time, and those of a
+        sparse matrix are made dense.
     hookpoint : str or None, default=None
         For the folder of a cache with several.
     split : {"train", "heldout"} or None, default=None
         Side of the split to read. None leaves an opened source as it is. Arrays are held out in
         runs of up to 64 rows.
     heldout_fraction : float, default=0.1
-        Share to hold out.
+        Share to hold out. With 0, "train" is all rows.
     n_features : int or None, default=None
         Width that the rows must have.
 
@@ -95,11 +97,12 @@ class ArraySource(AbstractSource):
         self.matrix = matrix
         self.split = None if split is None else check_choice("split", split, SPLITS)
         self.n_features = int(matrix.shape[1])
-        self.dtype = matrix.dtype if isinstance(matrix, Tensor) else _torch_dtype(matrix.dtype)
-        self._block_rows = max(1, _BLOCK_BYTES // (self.n_features * self.dtype.itemsize))
-        self._held = (
-            None if self.split is None else self._held_runs(check_fraction(heldout_fraction))
+        self.dtype = (
+            matrix.dtype if isinstance(matrix, Tensor) else getattr(torch, matrix.dtype.name)
         )
+        self._block_rows = max(1, _BLOCK_BYTES // (self.n_features * self.dtype.itemsize))
+        fraction = check_fraction(heldout_fraction, self.split)
+        self._held = None if self.split is None else self._held_runs(fraction)
         starts = range(0, matrix.shape[0], self._block_rows)
         self._checked = np.zeros(len(starts), dtype=bool)
         self._ends = np.cumsum([self._selected(start).sum() for start in starts], dtype=np.int64)
@@ -123,13 +126,19 @@ class ArraySource(AbstractSource):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of shape, dtype, split and 1,024 evenly spread rows."""
-        n_rows = self.matrix.shape[0]
-        digest = hashlib.sha256(f"{tuple(self.matrix.shape)} {self.dtype} {self.split}".encode())
+        """Digest of shape, dtype, split and all values; the first use reads them.
+
+        Of more than 1 GiB of values it covers 1 GiB, in evenly spread blocks of about 1 MiB, the
+        first and the last block among them; a change in any other block then goes unnoticed.
+        """
+        digest = hashlib.blake2b(f"{tuple(self.matrix.shape)} {self.dtype} {self.split}".encode())
         if self._held is not None:
             digest.update(self._held.tobytes())
-        for row in np.unique(np.linspace(0, n_rows - 1, _SAMPLED).astype(np.int64)):
-            digest.update(_dense(self.matrix[row : row + 1]).tobytes())
+        n_blocks = len(self._checked)
+        share = min(1.0, _HASHED_BYTES / _stored_bytes(self.matrix))
+        for block in np.unique(np.linspace(0, n_blocks - 1, max(2, int(share * n_blocks)))):
+            start = round(block) * self._block_rows
+            _hash_rows(digest, self.matrix[start : start + self._block_rows])
         return digest.hexdigest()
 
     def _read_block(self, block: int) -> np.ndarray:
@@ -154,8 +163,13 @@ class ArraySource(AbstractSource):
         """Return whether each run of rows is held out; some is, and some is not."""
         self._run = min(_RUN, max(1, self.matrix.shape[0] // 1000))
         score = held_out_score(np.arange(-(-self.matrix.shape[0] // self._run)))
+        if fraction == 0:
+            return np.zeros(len(score), dtype=bool)
         if len(score) < 2:
-            raise ValueError(f"`data` must have at least 2 rows to be split; got {len(score)}.")
+            raise ValueError(
+                f"`data` must have at least 2 rows to be split; got {len(score)}. Give more rows, "
+                "or train on all of them with heldout_fraction=0."
+            )
         held = (score < fraction) | (score == score.min())
         return held & (score != score.max())
 
@@ -182,27 +196,37 @@ def _matrix(data: Any) -> Any:
     """Return `data` as a floating matrix that `ArraySource` can slice."""
     if isinstance(data, (str, Path)):
         data = _load_npy(Path(data))
-    if isinstance(data, Tensor):
-        data = data.detach().cpu()
-        floating = data.is_floating_point()
-    elif sparse.issparse(data):
-        data = data.tocsr()
-        floating = np.issubdtype(data.dtype, np.floating)
-    elif isinstance(data, np.ndarray):
-        floating = data.dtype.name in _FLOATS
-    else:
+    if not _is_matrix(data):
         raise TypeError(
-            "`data` must be the folder of a cache, a .npy file, a tensor, a numpy array or a "
-            f"sparse matrix; got {type(data).__name__}."
+            "`data` must be the folder of a cache, a .npy file, a dense tensor, a numpy array "
+            f"without a mask or a scipy sparse matrix; got {_kind(data)}."
         )
     if data.ndim != 2 or 0 in data.shape:
         raise ValueError(
             f"`data` must have shape (rows, n_features), each at least 1; got {tuple(data.shape)}."
         )
-    if not floating:
-        dtype = str(data.dtype).removeprefix("torch.")
-        raise TypeError(f"`data` must be floating; got dtype {dtype}. Convert it to float32 first.")
-    return data
+    dtype = str(data.dtype).removeprefix("torch.")
+    if dtype.lstrip("<>") not in _FLOATS:
+        raise TypeError(
+            "`data` must be floating (float16, bfloat16, float32 or float64); got dtype "
+            f"{dtype}. Convert it to float32 first."
+        )
+    if isinstance(data, Tensor):
+        return data.detach().cpu()
+    return data.tocsr() if sparse.issparse(data) else data
+
+
+def _is_matrix(data: Any) -> bool:
+    if isinstance(data, Tensor):
+        return data.layout == torch.strided
+    dense = isinstance(data, np.ndarray) and not isinstance(data, np.ma.MaskedArray)
+    return dense or sparse.issparse(data)
+
+
+def _kind(data: Any) -> str:
+    if isinstance(data, Tensor):
+        return f"a tensor of layout {str(data.layout).removeprefix('torch.')}"
+    return type(data).__name__
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -221,14 +245,30 @@ def _load_npy(path: Path) -> np.ndarray:
         ) from None
 
 
-def _torch_dtype(dtype: np.dtype) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype=dtype)).dtype
-
-
 def _dense(rows: Any) -> np.ndarray:
+    """Return rows as torch takes them: dense, contiguous, of the machine's byte order."""
     if isinstance(rows, Tensor):
         return to_bits(rows)
-    return rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
+    if sparse.issparse(rows):
+        return rows.toarray()
+    return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+
+
+def _stored_bytes(matrix: Any) -> int:
+    parts = [getattr(matrix, name) for name in _SPARSE] if sparse.issparse(matrix) else [matrix]
+    return sum(part.nbytes for part in parts)
+
+
+def _hash_rows(digest: Any, rows: Any) -> None:
+    """Add rows to a digest; of sparse ones what is stored, in one order."""
+    if not sparse.issparse(rows):
+        digest.update(_dense(rows))
+        return
+    rows = rows.copy()
+    rows.sum_duplicates()
+    for name in _SPARSE:
+        part = getattr(rows, name)
+        digest.update(part if name == "data" else part.astype(np.int64))
 
 
 def _check_finite(rows: Tensor, first_row: int) -> None:

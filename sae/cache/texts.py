@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -82,25 +83,27 @@ class Documents:
 
     def _lines(self, path: Path, before: int, total: int) -> Iterator[str]:
         number = 0
-        with path.open("rb") as raw:
-            stream = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
-            try:
-                with io.TextIOWrapper(stream, encoding="utf-8") as lines:  # type: ignore[arg-type]
+        try:
+            with path.open("rb") as raw:
+                stream: Any = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
+                with io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
                     for line in lines:
                         number += 1
                         self._done = (before + raw.tell()) / total
                         yield line
-            except (UnicodeDecodeError, EOFError, OSError) as error:
-                raise ValueError(
-                    f"`{path}` must be a readable UTF-8 file; line {number + 1} is not ({error})."
-                ) from None
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+            if isinstance(error, UnicodeDecodeError):  # it is about many lines at once
+                number += error.object[: error.start].count(b"\n")
+            raise ValueError(
+                f"`{path}` must be a readable UTF-8 file; line {number + 1} is not ({error})."
+            ) from None
 
     def _from_json(self, lines: Iterator[str], path: Path) -> Iterator[Document]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
                     entry = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
                     raise ValueError(
                         f"`{path}` must hold one JSON value on each line; line {number} is none "
                         f"({error})."

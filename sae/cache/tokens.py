@@ -113,7 +113,7 @@ class Contexts:
 
     def _tokenized(self, group: Sequence[Document], skip: int) -> list[np.ndarray]:
         """Return the token ids of each document; the first `skip` were done before."""
-        texts = [text for text in group[max(skip, 0) :] if isinstance(text, str)]
+        texts = [_unicode(text) for text in group[max(skip, 0) :] if isinstance(text, str)]
         if texts and self._tokenizer is None:
             raise ValueError(
                 "`tokenizer` must be given where `texts` are strings and the model comes without "
@@ -202,6 +202,13 @@ def padded(contexts: Sequence[Context]) -> tuple[Tensor, Tensor]:
         ids[row, : len(context.ids)] = context.ids
         mask[row, : len(context.ids)] = 1
     return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _unicode(text: str) -> str:
+    """Return a text without halves of surrogate pairs: JSON may hold them, no tokenizer does."""
+    return (
+        text if text.isascii() else text.encode("utf-8", "surrogatepass").decode(errors="replace")
+    )
 
 
 def _grouped(documents: Documents) -> Iterator[list[tuple[Document, float]]]:

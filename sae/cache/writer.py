@@ -100,7 +100,9 @@ def write(
         Leave out rows with a norm above this multiple of the median norm, at any hookpoint; True
         stands for 10. The median is that of the up to 65,536 tokens that are processed together.
     shard_rows : int or None, default=None
-        Most rows of a shard. None makes files of about 128 MiB.
+        Most rows of a shard, at least `context_length`. A shard ends with a whole context and is
+        collected in memory, so it holds somewhat fewer rows. None makes files of up to about 128
+        MiB, and of up to about 1 GiB for all hookpoints together.
     append : bool, default=False
         Add the texts to the finished cache in `out`. Model, tokenizer, hookpoints, dtype and choice
         of tokens must be the same as before. The same texts are not appended twice in a row.
@@ -144,6 +146,8 @@ def write(
         shard_rows=shard_rows,
     )
     documents = Documents(texts, column=text_column, unit=text_unit)
+    if not isinstance(out, (str, Path)) or not str(out):
+        raise TypeError(f"`out` must be the path of a folder; got {out!r}.")
     root = Path(out)
     if not resume and not append and ((root / MANIFEST).exists() or (root / JOURNAL).exists()):
         raise ValueError(
@@ -156,7 +160,8 @@ def write(
         names = match_hookpoints(loaded.model, hookpoints)
         run = stack.enter_context(capture(loaded.model, names))
         empty = _empty_cache(loaded, settings, names, run)
-        call = {"append": append, "options": _options(settings, empty)}
+        length = loaded.context_length(settings.context_length)
+        call = {"append": append, "options": _options(settings, empty, length)}
         base = _base(root, journal, documents, empty, call)
         if base is not None:
             session = _session(root, journal, base, call, loaded)
@@ -190,13 +195,18 @@ def _empty_cache(loaded: Loaded, settings: WriteSettings, names: list[str], run:
     )
 
 
-def _options(settings: WriteSettings, empty: Manifest) -> dict[str, Any]:
+def _options(settings: WriteSettings, empty: Manifest, length: int) -> dict[str, Any]:
     """Return what decides the bytes of a call and may differ from one call to the next."""
+    if settings.shard_rows is not None and settings.shard_rows < length:
+        raise ValueError(
+            f"`shard_rows` must be at least the context length {length}, since a shard holds whole "
+            f"contexts; got {settings.shard_rows}. Raise it, or set a shorter context_length."
+        )
     row_bytes = [
         hookpoint["n_features"] * DTYPES[settings.dtype].torch.itemsize
         for hookpoint in empty.hookpoints.values()
     ]
-    usual = max(1, min(SHARD_BYTES // max(row_bytes), SHARDS_BYTES // sum(row_bytes)))
+    usual = max(length, min(SHARD_BYTES // max(row_bytes), SHARDS_BYTES // sum(row_bytes)))
     return {
         "batch_size": settings.batch_size,
         "text_column": settings.text_column,
@@ -290,7 +300,7 @@ def _fill(
         n_tokens=loaded.n_tokens,
     )
     limit = settings.max_tokens if settings.max_tokens is not None else sys.maxsize
-    pool_tokens = max(1, min(POOL_TOKENS, session.shard_rows - length))
+    pool_tokens = max(1, min(POOL_TOKENS, session.shard_rows - length))  # one context is added
     waiting = contexts.of(documents, session.place)
     with Progress(session.rows, settings.max_tokens, progress) as bar:
         forward = Forward(run, settings, length, bar)

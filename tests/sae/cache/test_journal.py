@@ -1,5 +1,7 @@
 """The journal of a write under way: locked, swept, and refused where it is damaged."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,91 @@ def test_two_writers_at_once_are_refused(write: Callable[..., Cache], tmp_path: 
     with Journal(tmp_path / "acts"), pytest.raises(ValueError, match="by two processes at once"):
         write()
     assert write().n_rows > 0
+
+
+def test_a_lock_that_a_killed_writer_left_is_taken_over(
+    write: Callable[..., Cache], tmp_path: Path
+) -> None:
+    (tmp_path / "acts" / "journal").mkdir(parents=True)
+    (tmp_path / "acts" / "journal" / "lock").touch()
+    assert write().n_rows > 0
+    assert not (tmp_path / "acts" / "journal").exists()
+
+
+def test_only_one_of_many_writers_gets_in(tmp_path: Path) -> None:
+    """Each makes the folder and the lock anew, and removes both when it ends."""
+    inside, together, entered, other = threading.Semaphore(1), [], [], []
+
+    def enter() -> None:
+        for _ in range(60):
+            try:
+                with Journal(tmp_path / "acts"):
+                    alone = inside.acquire(blocking=False)
+                    (entered if alone else together).append(1)
+                    time.sleep(1e-4)
+                    if alone:
+                        inside.release()
+            except ValueError as error:
+                if "by two processes at once" not in str(error):
+                    other.append(error)
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert entered
+    assert not together
+    assert not other
+    assert not any((tmp_path / "acts").glob("*/*"))
+
+
+FOREIGN = [
+    "journal/2024-05-01.md",
+    "journal/000000.json",
+    "journal/00000.json",
+    "journal/notes/a.txt",
+    "notes.txt",
+    ".hidden",
+    ".file.tmp",
+    "tokens/000000.safetensors",
+    "vocabulary.json",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("options", [{}, {"append": True}, {"resume": False}], ids=str)
+def test_a_folder_of_something_else_is_refused_and_left_alone(
+    write: Callable[..., Cache], tmp_path: Path, name: str, options: dict[str, bool]
+) -> None:
+    path = tmp_path / "acts" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"`out` must .*`.*acts` (holds|does)"):
+        write(**options)
+    assert path.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["journal/000000.json", "journal/mine.txt", "manifest.json"])
+def test_nothing_foreign_is_deleted_beside_a_cache(write: Callable[..., Cache], name: str) -> None:
+    path = write().path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    (path.parent / "lock").touch()
+    with pytest.raises(ValueError, match=rf"{name}' and|{name}'\. Choose|{name}` must"):
+        write(append=True)
+    assert path.read_text() == "mine"
+
+
+def test_files_beside_a_cache_stay(write: Callable[..., Cache]) -> None:
+    cache = write()
+    for name in ("README.md", ".mine.tmp", "tokens/.000000.txt.tmp"):
+        (cache.path / name).write_text("mine")
+    assert write(append=True, max_tokens=9).n_rows == cache.n_rows + 9
+    for name in ("README.md", ".mine.tmp", "tokens/.000000.txt.tmp"):
+        assert (cache.path / name).read_text() == "mine"
 
 
 def test_the_leavings_of_a_killed_writer_are_swept(interrupted: Path) -> None:

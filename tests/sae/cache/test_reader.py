@@ -26,8 +26,13 @@ def test_many_shards_are_not_open_at_once(
     write: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sae.cache.reader._OPEN_SHARDS", 8)
-    cache = write(shard_rows=1, texts=[[4 + i] for i in range(12)], hookpoints="encoder.layer.0")
-    assert len(cache._ends) == cache.n_rows == 12
+    cache = write(
+        [[4 + i] * 3 for i in range(12)],
+        hookpoints="encoder.layer.0",
+        context_length=3,
+        shard_rows=3,
+    )
+    assert (len(cache._ends), cache.n_rows) == (12, 36)
     assert len(torch.cat(list(cache.batches(8, epochs=1)))) == cache.n_rows
     assert len(cache._shards._open) == 8
 
@@ -73,9 +78,16 @@ def test_a_small_cache_holds_out_at_least_one_document(write: Callable[..., Cach
 
 def test_a_single_document_cannot_be_split(write: Callable[..., Cache]) -> None:
     cache = write(["the cat sat on a mat"])
-    with pytest.raises(ValueError, match=r"`split` needs rows of at least two documents; .* has 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"`split` needs rows of at least two documents; .* has 1, .*heldout_fraction=0\.",
+    ):
         cache.with_split("train")
     assert cache.n_rows == 6
+    whole = sae.cache.open(cache.path, cache.hookpoint, "train", heldout_fraction=0)
+    assert (whole.n_rows, whole.split) == (6, "train")
+    with pytest.raises(ValueError, match=r"`heldout_fraction` must be .* in \(0, 1\]; got 0"):
+        cache.with_split("heldout", 0)
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,18 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "float16 array": lambda _: ROWS.astype(np.float16),
     "fortran array": lambda _: np.asfortranarray(ROWS),
     "strided array": lambda _: np.repeat(ROWS, 2, axis=0)[::2],
+    "array of the other byte order": lambda _: ROWS.astype(ROWS.dtype.newbyteorder()),
+    "float64 array of the other byte order": lambda _: ROWS.astype(">f8"),
+    "backward array": lambda _: ROWS[::-1, ::-1].copy()[::-1, ::-1],
+    "read-only array": lambda _: np.frombuffer(ROWS.tobytes(), dtype="f4").reshape(ROWS.shape),
     "tensor": lambda _: torch.from_numpy(ROWS),
     "bfloat16 tensor": lambda _: torch.from_numpy(ROWS).bfloat16(),
     "tensor with gradient": lambda _: torch.from_numpy(ROWS).clone().requires_grad_(),
     "transposed tensor": lambda _: torch.from_numpy(ROWS.T.copy()).T,
     "npy": npy,
     "npy by name": lambda folder: str(npy(folder)),
+    "npy of the other byte order": lambda folder: npy(folder, ROWS.astype(">f4")),
+    "npy in fortran order": lambda folder: npy(folder, np.asfortranarray(ROWS)),
     "csr": lambda _: scipy.sparse.csr_array(ROWS),
     "csc": lambda _: scipy.sparse.csc_matrix(ROWS),
 }
@@ -73,6 +79,41 @@ def test_splits_cover_all_rows_once(source: AbstractSource) -> None:
     assert len({train.fingerprint, heldout.fingerprint, source.fingerprint}) == 3
 
 
+@pytest.mark.parametrize("row", [0, 1, 4998, 4999])
+def test_a_change_of_any_value_changes_the_fingerprint(row: int) -> None:
+    rows = np.random.default_rng(1).standard_normal((5000, 3))
+    before = [as_source(kind(rows)).fingerprint for kind in (np.array, scipy.sparse.csr_array)]
+    rows[row, 1] += 1e-12
+    after = [as_source(kind(rows)).fingerprint for kind in (np.array, scipy.sparse.csr_array)]
+    assert len({*before, *after}) == 4
+
+
+def test_the_fingerprint_does_not_depend_on_the_layout() -> None:
+    same = [ROWS, ROWS.astype(">f4"), np.asfortranarray(ROWS), torch.from_numpy(ROWS.T.copy()).T]
+    assert len({as_source(rows).fingerprint for rows in same}) == 1
+    pairs = scipy.sparse.coo_array(ROWS)
+    shuffled = np.random.default_rng(0).permutation(pairs.nnz)
+    again = (pairs.data[shuffled], (pairs.row[shuffled], pairs.col[shuffled]))
+    other = scipy.sparse.coo_array(again, shape=ROWS.shape)
+    assert as_source(pairs).fingerprint == as_source(other).fingerprint
+
+
+def test_the_fingerprint_of_large_data_covers_evenly_spread_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae.cache.sources._BLOCK_BYTES", 4 * ROWS[0].nbytes)
+    monkeypatch.setattr("sae.cache.sources._HASHED_BYTES", ROWS.nbytes // 8)
+
+    def changed(row: int) -> str:
+        rows = ROWS.copy()
+        rows[row] += 1
+        return as_source(rows).fingerprint
+
+    covered = sum(changed(row) != as_source(ROWS).fingerprint for row in range(0, 257, 4))
+    assert covered == 8
+    assert changed(0) != as_source(ROWS).fingerprint != changed(256)
+
+
 def test_fingerprints_tell_data_apart() -> None:
     other = ROWS.copy()
     other[100, 3] += 1
@@ -90,6 +131,15 @@ def test_both_sides_of_a_split_have_rows(n_rows: int) -> None:
         ]
         assert min(sides) >= 1
         assert sum(sides) == n_rows
+
+
+def test_nothing_held_out_is_all_rows_in_training() -> None:
+    for rows in (ROWS, ROWS[:1]):
+        assert as_source(rows, split="train", heldout_fraction=0).n_rows == len(rows)
+    with pytest.raises(ValueError, match=r"`heldout_fraction` must be .* in \(0, 1\]; got 0"):
+        as_source(ROWS, split="heldout", heldout_fraction=0)
+    with pytest.raises(ValueError, match=r"at least 2 rows to be split; .* heldout_fraction=0"):
+        as_source(ROWS[:1], split="train")
 
 
 def test_consecutive_rows_are_held_out_together() -> None:
@@ -157,11 +207,17 @@ def test_a_mapped_file_is_checked_where_it_is_read(tmp_path: Path) -> None:
         ),
         (ROWS[:0], ValueError, r"got \(0, 12\)"),
         (torch.zeros(2, 3, 4), ValueError, r"got \(2, 3, 4\)"),
-        (np.ones((3, 2), dtype=np.int32), TypeError, "must be floating; got dtype int32"),
-        (torch.ones(3, 2, dtype=torch.bool), TypeError, "must be floating; got dtype bool"),
+        (np.ones((3, 2), dtype=np.int32), TypeError, r"must be floating \(.*\); got dtype int32"),
+        (torch.ones(3, 2, dtype=torch.bool), TypeError, r"must be floating \(.*\); got dtype bool"),
         (scipy.sparse.csr_array(np.eye(3, dtype=np.int64)), TypeError, "got dtype int64"),
-        (np.array([["a"]]), TypeError, "must be floating; got dtype <U1"),
-        ([[1.0, 2.0]], TypeError, "or a sparse matrix; got list"),
+        (np.array([["a"]]), TypeError, r"must be floating \(.*\); got dtype <U1"),
+        (ROWS.astype(np.longdouble), TypeError, "got dtype .*float"),
+        (ROWS.astype(complex), TypeError, "got dtype complex128"),
+        (np.ones((3, 2), dtype=">i2"), TypeError, "got dtype >i2"),
+        (np.ma.masked_invalid(ROWS), TypeError, "without a mask .*; got MaskedArray"),
+        (torch.eye(3).to_sparse(), TypeError, "a dense tensor, .*of layout sparse_coo"),
+        (torch.eye(3).to(torch.float8_e5m2), TypeError, "got dtype float8_e5m2"),
+        ([[1.0, 2.0]], TypeError, "or a scipy sparse matrix; got list"),
         (None, TypeError, "got NoneType"),
         ("nowhere", FileNotFoundError, "must be the folder of a cache .*'nowhere' is neither"),
         ("nowhere.npy", FileNotFoundError, "there is no file 'nowhere.npy'"),

@@ -52,7 +52,7 @@ def test_json_lines(tmp_path: Path) -> None:
     rows = [{"text": "a b"}, {"text": None}, "bare", {"input_ids": [4, 5]}, [6, 7], {"text": ""}]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     assert read(path) == ["a b", "", "bare", [4, 5], [6, 7], ""]
-    path.write_text(json.dumps({"body": "b", "text": "t"}))
+    path.write_text("\ufeff" + json.dumps({"body": "b", "text": "t"}))  # as Windows writes it
     assert read(path, column="body") == ["b"]
 
 
@@ -109,8 +109,11 @@ def test_a_text_unit_that_does_not_exist_is_refused() -> None:
     ("name", "content", "fact"),
     [
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is none"),
-        ("bad.txt", b"fine\n\xff\xfe\n", "must be a readable UTF-8 file; line 1 is not"),
+        ("bad.txt", b"fine\n\xff\xfe\n", "must be a readable UTF-8 file; line 2 is not"),
+        ("far.txt", b"fine\n" * 9999 + b"\xff\n", "a readable UTF-8 file; line 10000 is not"),
+        ("deep.jsonl", b"[" * 99999, "line 1 is none"),
         ("bad.txt.gz", b"no gzip at all", "must be a readable UTF-8 file; line 1 is not"),
+        ("flip.txt.gz", gzip.compress(b"a b c" * 99)[:12] + b"\xff" * 9, "readable UTF-8 file"),
         ("cut.txt.gz", gzip.compress(bytes(range(64, 91)) * 9999)[:50], "must be a readable UTF-8"),
     ],
 )

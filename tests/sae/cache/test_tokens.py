@@ -65,6 +65,14 @@ def test_strings_without_a_tokenizer_are_refused() -> None:
         contexts_of(["a"], None)
 
 
+def test_half_a_surrogate_pair_is_no_error(bert_tokenizer: Any) -> None:
+    """JSON may hold one, as an escape; tokenizers take none."""
+    found = contexts_of(["the \ud800 cat", "ran"], bert_tokenizer)
+    words = bert_tokenizer.convert_ids_to_tokens(found[0].ids)
+    assert (words[1], set(words[2:-2]), words[-2]) == ("the", {"[UNK]"}, "cat")
+    assert len(found) == 2
+
+
 def test_a_context_has_room_for_text(bert_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"must exceed the 2 special tokens .*; got 2"):
         contexts_of(["a"], bert_tokenizer, context_length=2)
