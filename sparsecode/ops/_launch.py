@@ -6,7 +6,7 @@ Imported by ``triton.py`` files only, so that nothing else needs Triton to be in
 from typing import Any
 
 import torch
-import triton
+import triton.language as tl
 from torch import Tensor
 from triton.runtime import JITFunction
 
@@ -40,14 +40,19 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that sums of `dtype` are accumulated in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def accumulator(dtype: torch.dtype) -> tl.dtype:
+    """Return `wide` as kernels name it."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
     """Run `kernel` on the device of its first argument; an empty grid runs nothing."""
     if 0 in grid:
         return
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **constants)
-
-
-def version() -> str:
-    """Return the version of Triton."""
-    return triton.__version__

@@ -89,6 +89,8 @@ def every_kernel() -> None:
     # What kernels would have written is read by later steps of a launcher, so it must be in range.
     torch.empty = torch.zeros
     torch.Tensor.new_empty = torch.Tensor.new_zeros
+    from sparsecode.ops.decode import triton as decoding
+    from sparsecode.ops.rows import triton as rows
     from sparsecode.ops.selection import triton as selection
 
     x = torch.randn(2, 65536, dtype=torch.bfloat16)
@@ -96,6 +98,16 @@ def every_kernel() -> None:
     selection.topk(x.float(), 100)
     selection.topk(x, 1000)
     selection.batch_topk(x, 128)
+
+    W_dec, target = torch.randn(512, 768, dtype=torch.bfloat16), torch.randn(2, 768)
+    for k, dtype in ((64, torch.bfloat16), (100, torch.float32)):
+        W_dec, target = W_dec.to(dtype), target.to(dtype)
+        values, indices = torch.rand(2 * k, dtype=dtype), torch.arange(2 * k)
+        crow, row_ids = torch.tensor([0, k, 2 * k]), torch.arange(2 * k) // k
+        decoding.gather_sum(values, indices, crow, W_dec)
+        decoding.entry_dots(target, W_dec, indices, crow)
+        decoding._mse_forward(values, W_dec, target, target[0], indices, crow, k)
+        rows.row_sums(indices, row_ids, values, target, 512, dtype)
 
 
 def table(capability: int) -> list[dict]:

@@ -1,5 +1,7 @@
 """Decoding: from sparse codes back to features, with or without the squared error."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def decode(
     W_dec : Tensor of shape (F, D), floating, same device as `codes`
         One atom per row.
     bias : Tensor of shape (D,) or None, default=None
-    impl : {"auto", "reference", "cpu"}, default="auto"
+    impl : {"auto", "reference", "cpu", "triton"}, default="auto"
 
     Returns
     -------
@@ -51,7 +53,8 @@ def decode(
     if chosen == "reference":
         out = reference.decode(values, indices, rows, codes.n_rows, W_dec)
     else:
-        out = cpu.Decode.apply(values, W_dec, indices, rows, crow, row_gradient_of(W_dec))
+        path = cpu if chosen == "cpu" else _kernels()
+        out = path.Decode.apply(values, W_dec, indices, rows, crow, row_gradient_of(W_dec))
     if bias is not None:
         out = out + bias
     return out.reshape(*codes.shape[:-1], W_dec.shape[1])
@@ -76,7 +79,7 @@ def decode_mse(
     W_dec : Tensor of shape (F, D), floating
     target : Tensor of shape (..., D)
     bias : Tensor of shape (D,) or None, default=None
-    impl : {"auto", "reference", "cpu"}, default="auto"
+    impl : {"auto", "reference", "cpu", "triton"}, default="auto"
 
     Returns
     -------
@@ -106,11 +109,17 @@ def decode_mse(
     target_ND = target.reshape(-1, W_dec.shape[1])
     if chosen == "reference":
         loss, recon = reference.decode_mse(values, indices, rows, W_dec, target_ND, bias)
-    else:
+    elif chosen == "cpu":
         target_ND = target_ND.to(W_dec.dtype)
         collector = row_gradient_of(W_dec)
         loss, recon = cpu.DecodeMSE.apply(
             values, W_dec, target_ND, bias, indices, rows, crow, collector
+        )
+    else:
+        longest = None if codes.is_ragged else codes.values.shape[-1]
+        collector = row_gradient_of(W_dec)
+        loss, recon = _kernels().DecodeMSE.apply(
+            values, W_dec, target_ND, bias, indices, rows, crow, longest, collector
         )
     return loss, recon.reshape(target.shape)
 
@@ -126,8 +135,18 @@ def _entries(codes: SparseCodes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _choose(op: str, impl: Impl, codes: SparseCodes, W_dec: Tensor) -> str:
     return choose_impl(
-        op, impl, (codes.values, W_dec), cpu=lambda: cpu.supports(codes.values, W_dec)
+        op,
+        impl,
+        (codes.values, W_dec),
+        cpu=lambda: cpu.supports(codes.values, W_dec),
+        triton=lambda: _kernels().supports(codes.values, W_dec),
     )
+
+
+def _kernels() -> ModuleType:
+    from sparsecode.ops.decode import triton
+
+    return triton
 
 
 def _check_dictionary(

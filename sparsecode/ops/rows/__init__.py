@@ -1,0 +1,1 @@
+"""Rows of dictionaries: their gradients from sparse lists, and their updates."""
