@@ -5,8 +5,8 @@ they gather from stay in the second-level cache and memory sees `W_dec` once. By
 dictionary once, the codes and rows of features once for each block of columns.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (a type checker takes `triton` for this file)
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+# (a type checker takes `triton` for this file, and jitted functions for ordinary ones)
 
 import torch
 import triton

@@ -5,8 +5,8 @@ one program per SEGMENT entries whose partial sums a second pass adds in order. 
 program sums what follows from counts alone: the sizes of grids and buffers are known to the host.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (a type checker takes `triton` for this file)
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+# (a type checker takes `triton` for this file, and jitted functions for ordinary ones)
 
 from dataclasses import dataclass
 
