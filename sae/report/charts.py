@@ -36,14 +36,14 @@ def training_charts(metrics: Sequence[Row]) -> list[Chart]:
         _curves(
             "fvu",
             "Fraction of variance unexplained",
-            "lower is better, logarithmic",
+            "lower is better",
             {"training": _series(train, "fvu"), "held out": _series(heldout, "fvu")},
             log=True,
         ),
         _curves(
             "loss",
             "Loss terms",
-            "in units of the variance of the data, logarithmic",
+            "in units of the variance of the data",
             {name.removeprefix("loss/"): _series(train, name) for name in losses},
             log=True,
         ),
@@ -106,7 +106,7 @@ def firing_charts(evaluation: Row) -> list[Chart]:
         )
     )
     points.update_xaxes(title="share of tokens on which it fires", **SHARES)
-    points.update_yaxes(title="largest activation", type="log", tickformat="~g")
+    points.update_yaxes(title="largest activation", type="log", tickformat="~g", dtick="D2")
     which = "held-out tokens" if evaluation.get("split") == "heldout" else "tokens"
     return [
         Chart(
@@ -146,6 +146,9 @@ def _curves(
 ) -> Chart | None:
     import plotly.graph_objects as go
 
+    log = log and all(value >= 0 for _, values in series.values() for value in values)
+    if log:  # a term that is 0 for a while has no place there
+        series = {label: _positive(points) for label, points in series.items()}
     drawn = {label: points for label, points in series.items() if points[0]}
     if not drawn:
         return None
@@ -154,14 +157,19 @@ def _curves(
         mode = "lines" if len(steps) > 30 else "lines+markers"
         figure.add_scatter(x=steps, y=values, name=label, mode=mode, line={"width": 2})
     figure.update_xaxes(title="step")
-    positive = all(value > 0 for _, values in drawn.values() for value in values)
-    if log and positive:
-        figure.update_yaxes(type="log", tickformat="~g")
+    if log:
+        note = f"{note}, logarithmic"
+        figure.update_yaxes(type="log", tickformat="~g", dtick="D2")
     else:
         figure.update_yaxes(rangemode="tozero", tickformat=tickformat)
     figure.update_layout(showlegend=len(drawn) > 1)
     ends = "; ".join(f"{label} ends at {values[-1]:.4g}" for label, (_, values) in drawn.items())
     return Chart(name, title, note, f"{title} over the training steps: {ends}.", _plain(figure))
+
+
+def _positive(points: tuple[list[float], list[float]]) -> tuple[list[float], list[float]]:
+    kept = [(step, value) for step, value in zip(*points, strict=True) if value > 0]
+    return [step for step, _ in kept], [value for _, value in kept]
 
 
 def _plain(figure: Any) -> dict[str, Any]:

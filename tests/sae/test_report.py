@@ -232,6 +232,18 @@ def test_the_frequency_histogram_has_the_counts_of_the_evaluation() -> None:
     assert latents.name == "latents"
 
 
+def test_a_loss_term_that_is_zero_for_a_while_does_not_end_the_logarithmic_axis() -> None:
+    rows = [
+        {"step": step, "split": "train", "loss/mse": 1.0 / step, "loss/auxk": 0.1 * (step > 5)}
+        for step in range(1, 10)
+    ]
+    (loss,) = [chart for chart in training_charts(rows) if chart.name == "loss"]
+    curves = {curve["name"]: curve for curve in loss.figure["data"]}
+    assert loss.figure["layout"]["yaxis"]["type"] == "log"
+    assert loss.note.endswith("logarithmic")
+    assert (len(curves["mse"]["x"]), list(curves["auxk"]["x"])) == (9, [6, 7, 8, 9])
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # Goes through the page as a reader would and leaves a list of what went wrong.
