@@ -67,6 +67,20 @@ def partial_sums(lists: Lists, table: Tensor) -> Tensor:
     return out
 
 
+def sums(lists: Lists, table: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``G[f] = sum of coefficients * table[rows]`` over the entries of latent f, (F, D)."""
+    width, depth = lists.crow.numel() - 1, table.shape[1]
+    out = table.new_empty(width, depth, dtype=dtype)
+    columns = min(COLUMNS, _launch.power_of_2(depth))
+    _launch.launch(
+        _row_sums, (width, _launch.cdiv(depth, columns)),
+        lists.coefficients, lists.rows, lists.crow, lists.slots, table, partial_sums(lists, table),
+        out, table.stride(0), table.stride(1), depth,
+        ENTRIES=ENTRIES, COLUMNS=columns, ACC=_launch.accumulator(table.dtype),
+    )  # fmt: skip
+    return out
+
+
 def row_sums(
     indices: Tensor,
     rows: Tensor,
@@ -75,17 +89,8 @@ def row_sums(
     width: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return ``G[f] = sum of coefficients * table[rows]`` over the entries of latent f, (F, D)."""
-    lists = sorted_lists(indices, rows, coefficients, width)
-    out = table.new_empty(width, table.shape[1], dtype=dtype)
-    columns = min(COLUMNS, _launch.power_of_2(table.shape[1]))
-    _launch.launch(
-        _row_sums, (width, _launch.cdiv(table.shape[1], columns)),
-        lists.coefficients, lists.rows, lists.crow, lists.slots, table, partial_sums(lists, table),
-        out, table.stride(0), table.stride(1), table.shape[1],
-        ENTRIES=ENTRIES, COLUMNS=columns, ACC=_launch.accumulator(table.dtype),
-    )  # fmt: skip
-    return out
+    """Return the gradient of a dictionary, (F, D), from entries given flat in any order."""
+    return sums(sorted_lists(indices, rows, coefficients, width), table, dtype)
 
 
 @triton.jit

@@ -35,8 +35,11 @@ def supports(x: Tensor) -> str | None:
     return _launch.objection(_group_maxima, x)
 
 
-def topk(x_NF: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return values and ids (N, k) of the k first entries of each row in the total order."""
+def topk(x_NF: Tensor, k: int, *, keep_nan: bool = False) -> tuple[Tensor, Tensor]:
+    """Return values and ids (N, k) of the k first entries of each row in the total order.
+
+    With `keep_nan` a NaN that has to be taken stays NaN, so that the caller sees it; else it is 0.
+    """
     x_NF = x_NF.detach()
     n_rows, width = x_NF.shape
     group = _group_size(width, k)
@@ -54,7 +57,7 @@ def topk(x_NF: Tensor, k: int) -> tuple[Tensor, Tensor]:
         _choose(maxima, groups, groups, k, 1)
     ids = x_NF.new_empty(n_rows, k, dtype=torch.int32)
     _choose(x_NF, groups, ids, k, group)
-    return _ordered(x_NF, ids)
+    return _ordered(x_NF, ids, keep_nan)
 
 
 def batch_topk(x_NF: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,22 +109,23 @@ def _choose(source: Tensor, groups: Tensor, out: Tensor, k: int, group: int) -> 
     )  # fmt: skip
 
 
-def _ordered(x_NF: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _ordered(x_NF: Tensor, ids: Tensor, keep_nan: bool) -> tuple[Tensor, Tensor]:
     """Return values and ids, descending; `ids` ascend, so that a stable order settles ties."""
     n_rows, k = ids.shape
     if k > MAX_RANKED:
         values = x_NF.gather(-1, ids.long())
         key = torch.where(values.isnan(), -torch.inf, values.float()) + 0.0
         order = key.sort(dim=-1, descending=True, stable=True).indices
-        values = torch.where(values.isnan(), 0.0, values).gather(-1, order)
-        return values, ids.gather(-1, order).long()
+        values = values if keep_nan else torch.where(values.isnan(), 0.0, values)
+        return values.gather(-1, order), ids.gather(-1, order).long()
     values = x_NF.new_empty(n_rows, k)
     out = x_NF.new_empty(n_rows, k, dtype=torch.int64)
     k2 = _launch.power_of_2(k)
     _launch.launch(
         _rank, (n_rows,),
         x_NF, ids, values, out, x_NF.stride(0), x_NF.stride(1), k,
-        K=k2, BLOCK=min(64, k2, RANK_TILE // k2), num_warps=8 if k2 > 64 else 4,
+        K=k2, BLOCK=min(64, k2, RANK_TILE // k2), KEEP_NAN=keep_nan,
+        num_warps=8 if k2 > 64 else 4,
     )  # fmt: skip
     return values, out
 
@@ -273,7 +277,7 @@ def _choose_rows(
 @triton.jit
 def _rank(
     x_ptr, ids_ptr, values_ptr, out_ptr, stride_row, stride_column, k,
-    K: tl.constexpr, BLOCK: tl.constexpr,
+    K: tl.constexpr, BLOCK: tl.constexpr, KEEP_NAN: tl.constexpr,
 ):  # fmt: skip
     """Grid (rows,): put each chosen entry behind all that precede it, by counting them."""
     row = tl.program_id(0).to(tl.int64)
@@ -292,8 +296,9 @@ def _rank(
         first = (key[None, :] == keys[:, None]) & (others[None, :] < mine[:, None])
         first = first | (key[None, :] > keys[:, None])
         rank += tl.sum((first & (others < k)[None, :]).to(tl.int32), axis=1)
-    live = x == x  # noqa: PLR0124
-    tl.store(values_ptr + row * k + rank, tl.where(live, x, 0.0), mask=mine < k)
+    if not KEEP_NAN:
+        x = tl.where(x == x, x, 0.0)  # noqa: PLR0124
+    tl.store(values_ptr + row * k + rank, x, mask=mine < k)
     tl.store(out_ptr + row * k + rank, ids, mask=mine < k)
 
 

@@ -84,7 +84,7 @@ def test_picks_that_are_not_positive_have_value_zero_and_no_gradient():
     assert W.grad.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("impl", ["cpu", "triton", "reference"])
 def test_a_nan_row_touches_no_other_row(impl):
     x, W, b, pre = problem(6, 5, 500, 8)
     x[2, 1] = math.nan
@@ -120,6 +120,93 @@ def test_preactivations_are_never_held_whole(memory, share):
 def test_chunks_hold_at_least_one_row_and_stay_in_budget(rows, width):
     for memory in ("auto", "min"):
         assert 1 <= cpu.rows_per_chunk(rows, width, memory) <= rows
+
+
+TRITON_CASES = [(1, 1, 1, 1), (5, 3, 40, 4), (9, 7, 401, 13), (3, 6, 64, 64), (0, 3, 9, 2)]
+
+
+@pytest.mark.parametrize("memory", ["auto", "min"])
+@pytest.mark.parametrize("case", TRITON_CASES, ids=str)
+def test_triton_selects_exactly_what_the_reference_selects(case, memory, monkeypatch):
+    from sparsecode.ops.encode import triton
+
+    monkeypatch.setattr(triton, "AUTO_ROWS", 4)
+    monkeypatch.setattr(triton, "MIN_ROWS", 2)
+    x, W, b, pre = problem(*case, integers=True)
+    options = {"pre_bias": pre, "activation": "none", "memory": memory}
+    fast = encode_topk(x, W, b, case[3], impl="triton", **options)
+    slow = encode_topk(x, W, b, case[3], impl="reference", **options)
+    assert torch.equal(fast.indices, slow.indices)
+    assert torch.equal(fast.values, slow.values)
+
+
+@pytest.mark.parametrize("case", TRITON_CASES, ids=str)
+@pytest.mark.parametrize("activation", ["relu", "none"])
+def test_triton_gradients_against_float64_autograd(case, activation):
+    leaves = [leaf.double().requires_grad_() for leaf in problem(*case)]
+    weight = torch.randn(case[0], case[3], generator=torch.Generator().manual_seed(0)).double()
+    grads = []
+    for impl in ("triton", "reference"):
+        x, W, b, pre = leaves
+        codes = encode_topk(x, W, b, case[3], activation=activation, pre_bias=pre, impl=impl)
+        loss = (codes.values * weight).sum()
+        grads.append([codes.values, *torch.autograd.grad(loss, leaves)])
+    for fast, slow in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, slow)
+
+
+def test_triton_gradcheck():
+    x, W, b, pre = (leaf.double().requires_grad_() for leaf in problem(1, 2, 6, 3))
+
+    def run(x, W, b, pre):
+        return encode_topk(x, W, b, 3, pre_bias=pre, impl="triton").values
+
+    assert torch.autograd.gradcheck(run, (x, W, b, pre), fast_mode=True)
+
+
+def test_triton_with_nan_in_a_row_or_in_a_latent():
+    x, W, b, _ = problem(3, 5, 60, 8)
+    x[1, 2] = math.nan
+    W = W.clone()
+    W[:, 7] = math.nan
+    W.requires_grad_()
+    codes = encode_topk(x, W, b, 8, activation="none", impl="triton")
+    slow = encode_topk(x, W, b, 8, activation="none", impl="reference")
+    assert torch.equal(codes.indices, slow.indices)
+    assert codes.values[1].tolist() == [0.0] * 8
+    codes.values.sum().backward()
+    assert bool(torch.isfinite(W.grad).all())
+
+
+def test_triton_preactivations_are_never_held_whole(monkeypatch):
+    from sparsecode.ops.encode import triton
+
+    monkeypatch.setattr(triton, "MIN_ROWS", 1)
+    new_empty, sizes = torch.Tensor.new_empty, []
+
+    def counted(*args, **options):
+        sizes.append(new_empty(*args, **options).numel())
+        return new_empty(*args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", counted)
+    x, W, b, _ = problem(5, 2, 3000, 8)
+    encode_topk(x, W, b, 8, impl="triton", memory="min")
+    assert max(sizes) == 3000
+    for rows in (1, 100, 8192, 10**6):
+        assert triton.rows_per_chunk(rows, "min") <= max(128, 0.025 * rows)
+        assert triton.rows_per_chunk(rows, "auto") <= max(1024, 0.25 * rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_triton_under_autocast_multiplies_in_half_precision(dtype):
+    x, W, b, pre = (leaf.requires_grad_() for leaf in problem(2, 5, 40, 3))
+    with torch.autocast("cpu", dtype):
+        codes = encode_topk(x, W, b, 3, pre_bias=pre, impl="triton")
+    assert codes.dtype == dtype
+    codes.values.sum().backward()
+    assert W.grad.dtype == torch.float32
+    exact = encode_topk(x, W, b, 3, pre_bias=pre, impl="reference")
+    torch.testing.assert_close(codes.values.float(), exact.values, rtol=3e-2, atol=3e-2)
 
 
 @pytest.mark.parametrize(
