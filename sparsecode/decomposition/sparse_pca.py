@@ -63,10 +63,10 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         so that few loadings are large; unrotated as in scikit-learn; or random. "tpower" has
         starts of its own.
     n_init : int or "auto", default="auto"
-        Starts, of which the one that ends lowest is kept: `init` and then random ones. The
-        objective has many minima, a percent or two apart. "auto" takes 8 for small problems, where
-        they are cheap, and 1 for large ones, for `n_nonzero`, where random starts converge slowly
-        and rarely end lower, and for an array as `init`.
+        Starts, of which the one that ends lowest is kept: `init`, then the other of "varimax" and
+        "svd", then random ones. The objective has many minima, a percent or two apart. "auto" takes
+        8 for small problems, where they are cheap, and 1 for large ones, for `n_nonzero`, where
+        random starts converge slowly and rarely end lower, and for an array as `init`.
     max_iter : int, default=1000
         Alternations, or power steps for one component.
     tol : float, default=1e-5
@@ -332,12 +332,10 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         small = n_components * rows.numel() <= SMALL_PROBLEM and self.n_nonzero is None
         auto = AUTO_STARTS if small and not given else 1
         n_init = auto if self.n_init == "auto" else int(self.n_init)
-        n_random = n_init if not given and self.init == "random" else n_init - 1
-        return self._named_start(rows, n_components) + self._random_starts(
-            rows, n_components, n_random
-        )
+        named = self._named_starts(rows, n_components, n_init)
+        return named + self._random_starts(rows, n_components, n_init - len(named))
 
-    def _named_start(self, rows: Tensor, n_components: int) -> list[Tensor]:
+    def _named_starts(self, rows: Tensor, n_components: int, most: int) -> list[Tensor]:
         if not isinstance(self.init, str):
             start = torch.as_tensor(np.asarray(self.init), dtype=rows.dtype, device=rows.device)
             shape = (n_components, rows.shape[1])
@@ -346,10 +344,12 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     "init", check_shape("init", start, shape, ("n_components", "n_features"))
                 )
             ]
+        if self.init == "random":
+            return []
         missing = max(0, n_components - rows.shape[0])
         leading = torch.nn.functional.pad(rows[:n_components], (0, 0, 0, missing))
-        starts = {"varimax": varimax, "svd": lambda loadings: loadings}
-        return [starts[self.init](leading)] if self.init in starts else []
+        names = ("varimax", "svd") if self.init == "varimax" else ("svd", "varimax")
+        return [varimax(leading) if name == "varimax" else leading for name in names[:most]]
 
     def _random_starts(self, rows: Tensor, n_components: int, n_starts: int) -> list[Tensor]:
         random = check_random_state(self.random_state)
