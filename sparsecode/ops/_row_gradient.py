@@ -7,6 +7,7 @@ bitwise reproducible, and rows of G can be made a block at a time where they are
 """
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -72,6 +73,11 @@ class RowGradient:
             self.dense = self.to_dense()
             self._forget_lists()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no backward pass has left anything since `clear`."""
+        return not self.factors and self.dense is None
+
     def clear(self) -> None:
         """Forget everything, as ``zero_grad`` does."""
         self._forget_lists()
@@ -96,6 +102,27 @@ class RowGradient:
             part = entries.sums(table, start, stop)
             total = part if total is None else total.add_(part)
         return total
+
+    def touched(self, start: int, stop: int) -> Tensor | None:
+        """Return which of rows ``start:stop`` have entries; None for all, if part of it is dense.
+
+        Call after `sums`, which sorts the lists.
+        """
+        if self.dense is not None or not self._sorted:
+            return None
+        counts = [entries.crow[start : stop + 1].diff() for entries, _ in self._sorted]
+        return torch.stack(counts).sum(0) > 0
+
+    def merged(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Return the lists as one, their tables one below the other; None without any."""
+        if not self.factors:
+            return None
+        if len(self.factors) == 1:
+            return self.factors[0]
+        indices, rows, coefficients, tables = zip(*self.factors, strict=True)
+        heights = [0, *(table.shape[0] for table in tables[:-1])]
+        moved = [part + top for part, top in zip(rows, accumulate(heights), strict=True)]
+        return torch.cat(indices), torch.cat(moved), torch.cat(coefficients), torch.cat(tables)
 
     def to_dense(self) -> Tensor | None:
         """Return the whole gradient of shape (F, D), or None if there is none."""

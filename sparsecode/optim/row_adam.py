@@ -1,14 +1,18 @@
 """Adam that makes the rows of sparse gradients where it uses them."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from sparsecode._checks import check_float
+from sparsecode._checks import check_choice, check_float
+from sparsecode._impl import IMPLS, Impl, choose_impl
 from sparsecode.ops._row_gradient import RowGradient
+from sparsecode.ops.rows import reference
 
+AVERAGES = ("exp_avg", "exp_avg_sq", "shadow")  # state that holds one entry for each weight
 BLOCK_ENTRIES = 3 << 17  # of one (rows, D) block: four such blocks stay in a second-level cache
 
 
@@ -29,6 +33,19 @@ class RowAdam(torch.optim.Optimizer):
     lr : float, default=1e-3
     betas : pair of float, default=(0.9, 0.999)
     eps : float, default=1e-8
+    rule : {"adam", "signum"}, default="adam"
+        "signum" moves every weight by `lr` against the sign of the averaged gradient: no second
+        moment, a third less memory.
+    state_dtype : torch.dtype or None, default=None
+        Of the averages; None means that of the parameter. In bfloat16 they are rounded up or
+        down at random (reproducibly), since small changes would be lost otherwise.
+    touched_only : bool, default=False
+        Leave rows without any entry in this step's sparse lists as they are, their averages too
+        (as `torch.optim.SparseAdam` does). Faster where most latents are silent; not Adam.
+    shadow_dtype : torch.dtype or None, default=None
+        Keep a copy of the rows in this dtype as ``state[parameter]["shadow"]``.
+    impl : {"auto", "reference", "cpu", "triton"}, default="auto"
+        Of the step on rows.
 
     Notes
     -----
@@ -39,6 +56,7 @@ class RowAdam(torch.optim.Optimizer):
     ----------
     Kingma & Ba (2015), "Adam", algorithm 1. arXiv:1412.6980. Projection and renormalization:
     Bricken et al. (2023), "Towards Monosemanticity", appendix.
+    Signum: Bernstein et al. (2018), "signSGD", algorithm 2. arXiv:1802.04434.
 
     Examples
     --------
@@ -54,11 +72,21 @@ class RowAdam(torch.optim.Optimizer):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        *,
+        rule: Literal["adam", "signum"] = "adam",
+        state_dtype: torch.dtype | None = None,
+        touched_only: bool = False,
+        shadow_dtype: torch.dtype | None = None,
+        impl: Impl = "auto",
     ) -> None:
         check_float("lr", lr, low=0.0)
         check_float("eps", eps, low=0.0)
         for beta in betas:
             check_float("betas", beta, low=0.0, high=1.0)
+        self.rule = check_choice("rule", rule, ("adam", "signum"))
+        self.impl = check_choice("impl", impl, IMPLS)
+        self.state_dtype, self.shadow_dtype = state_dtype, shadow_dtype
+        self.touched_only = bool(touched_only)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "latent_dim": None, "unit_norm": False}
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -80,6 +108,16 @@ class RowAdam(torch.optim.Optimizer):
                 else:
                     self._step_rows(parameter, group)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a saved state; averages and shadows keep their own dtypes."""
+        super().load_state_dict(state_dict)
+        dtypes = {"exp_avg": self.state_dtype, "exp_avg_sq": self.state_dtype}
+        dtypes["shadow"] = self.shadow_dtype
+        for state in self.state.values():
+            for name, dtype in dtypes.items():
+                if name in state and dtype is not None:
+                    state[name] = state[name].to(dtype)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget dense and sparse gradients."""
@@ -127,33 +165,96 @@ class RowAdam(torch.optim.Optimizer):
         )
         return [block.double().square().sum() for block in blocks if block is not None]
 
-    def _state_of(self, parameter: Tensor, shape: torch.Size) -> dict[str, Any]:
+    def _state_of(self, parameter: Tensor, rows: Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
-            like = {"dtype": parameter.dtype, "device": parameter.device}
+            dtype = self.state_dtype or parameter.dtype
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros(shape, **like)
-            state["exp_avg_sq"] = torch.zeros(shape, **like)
+            for name in ("exp_avg", "exp_avg_sq")[: 2 if self.rule == "adam" else 1]:
+                state[name] = torch.zeros(rows.shape, dtype=dtype, device=parameter.device)
+            if self.shadow_dtype is not None:
+                state["shadow"] = rows.detach().to(self.shadow_dtype, copy=True).contiguous()
         return state
 
     def _step_plain(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if parameter.grad is None:
             return
-        state = self._state_of(parameter, parameter.shape)
+        state = self._state_of(parameter, parameter)
         state["step"] += 1
-        _adam(
-            parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], group
-        )
+        if self._is_plain_adam:
+            moments = (state["exp_avg"], state["exp_avg_sq"])
+            _adam(parameter, parameter.grad, *moments, state["step"], group)
+        else:
+            row, gradient = (t.reshape(1, -1) for t in (parameter.detach(), parameter.grad))
+            flat = {name: state[name].reshape(1, -1) for name in AVERAGES if name in state}
+            reference.update(row, gradient, flat, self._settings(state, group))
+            if not parameter.is_contiguous():
+                parameter.copy_(row.view_as(parameter))
 
     def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
         rows_FD = _rows_view(parameter.detach(), group["latent_dim"])
-        if _gradient_rows(parameter, group["latent_dim"], 0, 0) is None:
+        collector = parameter.__dict__.get("row_gradient")
+        if parameter.grad is None and (collector is None or collector.is_empty):
             return
-        state = self._state_of(parameter, rows_FD.shape)
+        state = self._state_of(parameter, rows_FD)
         state["step"] += 1
+        chosen = choose_impl(
+            type(self).__name__,
+            self.impl,
+            (rows_FD,),
+            cpu=lambda: None if self._is_plain_adam else "settings other than the default ones",
+            triton=lambda: _kernels().supports(rows_FD),
+        )
+        if chosen == "triton":
+            dense = parameter.grad
+            dense = None if dense is None else _rows_view(dense, group["latent_dim"])
+            _kernels().update(
+                rows_FD, collector, dense, state,
+                self._settings(state, group), touched_only=self.touched_only,
+            )  # fmt: skip
+        elif chosen == "reference" and not (self._is_plain_adam and self.impl == "auto"):
+            self._step_by_definition(parameter, rows_FD, state, group)
+        else:
+            self._step_in_blocks(parameter, rows_FD, state, group)
+
+    @property
+    def _is_plain_adam(self) -> bool:
+        options = (self.state_dtype, self.shadow_dtype)
+        return self.rule == "adam" and options == (None, None) and not self.touched_only
+
+    def _settings(self, state: dict[str, Any], group: dict[str, Any]) -> reference.Step:
+        return reference.Step(
+            lr=float(group["lr"]),
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            count=int(state["step"]),
+            unit_norm=group["unit_norm"],
+            rule=self.rule,
+        )
+
+    def _step_by_definition(
+        self, parameter: Tensor, rows_FD: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        collector = parameter.__dict__.get("row_gradient")
         for start, stop in _spans(parameter, rows_FD.shape[0]):
             gradient = _gradient_rows(parameter, group["latent_dim"], start, stop)
-            assert gradient is not None, "the first look found one"
+            assert gradient is not None, "there is one"
+            touched = None
+            if self.touched_only and collector is not None and parameter.grad is None:
+                touched = collector.touched(start, stop)
+            block = {name: state[name][start:stop] for name in AVERAGES if name in state}
+            settings = self._settings(state, group)
+            reference.update(
+                rows_FD[start:stop], gradient, block, settings, first_row=start, touched=touched
+            )
+
+    def _step_in_blocks(
+        self, parameter: Tensor, rows_FD: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        for start, stop in _spans(parameter, rows_FD.shape[0]):
+            gradient = _gradient_rows(parameter, group["latent_dim"], start, stop)
+            assert gradient is not None, "there is one"
             rows = rows_FD[start:stop]
             if group["unit_norm"]:
                 gradient.addcmul_(
@@ -215,3 +316,9 @@ def _adam(
     )
     if target is not weight:
         weight.copy_(target)
+
+
+def _kernels() -> ModuleType:
+    from sparsecode.ops.rows import triton
+
+    return triton

@@ -89,8 +89,10 @@ def every_kernel() -> None:
     # What kernels would have written is read by later steps of a launcher, so it must be in range.
     torch.empty = torch.zeros
     torch.Tensor.new_empty = torch.Tensor.new_zeros
+    from sparsecode.ops._row_gradient import RowGradient
     from sparsecode.ops.decode import triton as decoding
     from sparsecode.ops.rows import triton as rows
+    from sparsecode.ops.rows.reference import Step
     from sparsecode.ops.selection import triton as selection
 
     x = torch.randn(2, 65536, dtype=torch.bfloat16)
@@ -108,6 +110,15 @@ def every_kernel() -> None:
         decoding.entry_dots(target, W_dec, indices, crow)
         decoding._mse_forward(values, W_dec, target, target[0], indices, crow, k)
         rows.row_sums(indices, row_ids, values, target, 512, dtype)
+
+    step = Step(lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, count=3, unit_norm=True, rule="adam")
+    for depth, dtype in ((768, torch.float32), (2304, torch.float32), (4096, torch.bfloat16)):
+        gradient = RowGradient(512)
+        gradient.add(indices, row_ids, values, torch.randn(2, depth).to(torch.bfloat16))
+        weights, names = torch.randn(512, depth), ("exp_avg", "exp_avg_sq")
+        state = {name: torch.zeros(512, depth, dtype=dtype) for name in names}
+        state["shadow"] = weights.bfloat16()
+        rows.update(weights, gradient, None, state, step, touched_only=depth > 4000)
 
 
 def table(capability: int) -> list[dict]:

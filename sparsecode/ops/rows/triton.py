@@ -9,6 +9,7 @@ program sums what follows from counts alone: the sizes of grids and buffers are 
 # (a type checker takes `triton` for this file, and jitted functions for ordinary ones)
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -16,10 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsecode.ops import _launch
+from sparsecode.ops._row_gradient import RowGradient
 
 SEGMENT = 128  # entries that one program sums
 ENTRIES = 16
 COLUMNS = 128
+MAX_DEPTH = 16384  # columns of a row that one program holds
+TILE = 8192
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,64 @@ def row_sums(
 ) -> Tensor:
     """Return the gradient of a dictionary, (F, D), from entries given flat in any order."""
     return sums(sorted_lists(indices, rows, coefficients, width), table, dtype)
+
+
+def supports(rows: Tensor, table: Tensor | None = None) -> str | None:
+    """Return the objection to updating `rows` with a kernel, or None."""
+    for tensor in (rows, table):
+        if tensor is not None and tensor.dtype == torch.float64:
+            return "dtype float64"
+    if rows.shape[1] > MAX_DEPTH:
+        return f"{rows.shape[1]} columns"
+    return _launch.objection(_update_rows, rows)
+
+
+def update(
+    rows: Tensor,
+    gradient: RowGradient | None,
+    dense: Tensor | None,
+    state: dict[str, Tensor],
+    step: Any,
+    *,
+    touched_only: bool = False,
+) -> None:
+    """Take one step of an optimizer on `rows` (F, D) in place, in one pass over them.
+
+    The gradient is the sum of the lists of `gradient` and of `dense`; `state` holds
+    ``exp_avg``, for Adam ``exp_avg_sq``, and maybe ``shadow``, all contiguous. `step` is a
+    ``reference.Step``. With `touched_only` rows without entries stay as they are, unless there
+    is a dense part.
+    """
+    width, depth = rows.shape
+    entries = None if gradient is None else gradient.merged()
+    if gradient is not None and gradient.dense is not None:
+        dense = gradient.dense if dense is None else dense + gradient.dense
+    columns = _launch.power_of_2(depth)
+    lists, table, partial = None, rows, rows
+    if entries is not None:
+        indices, places, coefficients, table = entries
+        lists = sorted_lists(indices, places, coefficients, width)
+        partial = partial_sums(lists, table)
+    mean, square = state["exp_avg"], state.get("exp_avg_sq")
+    first = 1 - step.beta1**step.count if square is not None else 1.0
+    second = 1 - step.beta2**step.count if square is not None else 1.0
+    _launch.launch(
+        _update_rows, (width,),
+        *((rows, rows, rows, rows) if lists is None else
+          (lists.coefficients, lists.rows, lists.crow, lists.slots)),
+        table, partial, rows if dense is None else dense, rows, mean,
+        mean if square is None else square, state.get("shadow", rows),
+        table.stride(0), table.stride(1), *(rows if dense is None else dense).stride(),
+        rows.stride(0), rows.stride(1), depth,
+        step.lr / first, 1 - step.beta1, step.beta2, 1 - step.beta2, step.eps, second**-0.5,
+        *step.salts,
+        LISTS=lists is not None, DENSE=dense is not None, ADAM=square is not None,
+        SHADOW="shadow" in state, UNIT_NORM=step.unit_norm,
+        TOUCHED_ONLY=touched_only and lists is not None and dense is None,
+        BFLOAT16=mean.dtype == torch.bfloat16,
+        ENTRIES=max(1, min(ENTRIES, TILE // columns)), COLUMNS=columns,
+        num_warps=4 if columns <= 1024 else 8 if columns <= 4096 else 16,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -173,3 +235,75 @@ def _row_sums(
         inside, stride_row, stride_column, depth, ENTRIES, COLUMNS, ACC,
     )  # fmt: skip
     tl.store(out_ptr + latent * depth + columns, total, mask=inside)
+
+
+@triton.jit
+def _dithered(value, places, salt, BFLOAT16: tl.constexpr):
+    """Round float32 to bfloat16 up or down at random, by bits that depend on the place."""
+    if BFLOAT16:
+        noise = (places + salt).to(tl.uint32)
+        noise = (noise ^ (noise >> 16)) * 0x85EBCA6B
+        noise = (noise ^ (noise >> 13)) * 0xC2B2AE35
+        noise = (noise ^ (noise >> 16)) & 0xFFFF
+        bits = (value.to(tl.uint32, bitcast=True) + noise) & 0xFFFF0000
+        value = bits.to(tl.float32, bitcast=True)
+    return value
+
+
+@triton.jit(do_not_specialize=["salt", "salt_square"])
+def _update_rows(
+    coefficients_ptr, rows_ptr, crow_ptr, slots_ptr, table_ptr, partial_ptr,
+    dense_ptr, weight_ptr, mean_ptr, square_ptr, shadow_ptr,
+    stride_row, stride_column, dense_stride_row, dense_stride_column,
+    weight_stride_row, weight_stride_column, depth,
+    lr, lower1, beta2, lower2, eps, root_correction, salt, salt_square,
+    LISTS: tl.constexpr, DENSE: tl.constexpr, ADAM: tl.constexpr, SHADOW: tl.constexpr,
+    UNIT_NORM: tl.constexpr, TOUCHED_ONLY: tl.constexpr,
+    BFLOAT16: tl.constexpr, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Grid (latents,): one program owns one row: gradient, projection, step, norm, shadow.
+
+    Reads the row, its state and the rows of the table that fired it; writes row and state once.
+    `lower1` and `lower2` are one minus the betas; `lr` carries Adam's first correction.
+    """
+    latent = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, COLUMNS).to(tl.int64)
+    inside = columns < depth
+    if TOUCHED_ONLY:  # noqa: SIM102 (known when compiled; what is loaded is not)
+        if tl.load(crow_ptr + latent) == tl.load(crow_ptr + latent + 1):
+            return
+    gradient = tl.zeros((COLUMNS,), tl.float32)
+    if LISTS:
+        gradient = _gradient_row(
+            coefficients_ptr, rows_ptr, crow_ptr, slots_ptr, table_ptr, partial_ptr, latent,
+            columns, inside, stride_row, stride_column, depth, ENTRIES, COLUMNS, tl.float32,
+        )  # fmt: skip
+    if DENSE:
+        gradient += tl.load(
+            dense_ptr + latent * dense_stride_row + columns * dense_stride_column,
+            mask=inside,
+            other=0.0,
+        ).to(tl.float32)
+    weights = weight_ptr + latent * weight_stride_row + columns * weight_stride_column
+    places = latent * depth + columns
+    weight = tl.load(weights, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.load(mean_ptr + places, mask=inside, other=0.0).to(tl.float32)
+    if UNIT_NORM:
+        gradient -= tl.sum(gradient * weight, axis=0) * weight
+    mean += lower1 * (gradient - mean)
+    if ADAM:
+        square = tl.load(square_ptr + places, mask=inside, other=0.0).to(tl.float32)
+        square = beta2 * square + lower2 * gradient * gradient
+        weight -= lr * mean / (tl.sqrt(square) * root_correction + eps)
+        kept = _dithered(square, places, salt_square, BFLOAT16)
+        tl.store(square_ptr + places, kept, mask=inside)
+    else:
+        sign = tl.where(mean > 0.0, 1.0, tl.where(mean < 0.0, -1.0, 0.0))
+        weight -= lr * sign
+    if UNIT_NORM:
+        weight = tl.where(inside, weight, 0.0)
+        weight /= tl.maximum(tl.sqrt(tl.sum(weight * weight, axis=0)), 1e-30)
+    tl.store(weights, weight, mask=inside)
+    tl.store(mean_ptr + places, _dithered(mean, places, salt, BFLOAT16), mask=inside)
+    if SHADOW:
+        tl.store(shadow_ptr + places, weight, mask=inside)

@@ -181,3 +181,116 @@ def test_unused_parameters_stay_as_they_are():
 def test_bad_settings_get_one_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         RowAdam([torch.nn.Parameter(torch.eye(2))], **options)
+
+
+def tiny(**options):
+    return sae.TopK(n_features=3, n_latents=7, k=2, k_aux=2, seed=0, **options)
+
+
+def train_with(options, *, n_steps=3, clip=None, accumulate=1):
+    """Train a tiny model, dead latents included; return its weights and the optimizer's state."""
+    model = tiny()
+    optimizer = RowAdam(model.parameter_groups(), lr=0.05, **options)
+    for x in torch.randn(n_steps, 4, 3, generator=torch.Generator().manual_seed(0)):
+        for part in x.chunk(accumulate):
+            losses = model.loss_terms(part, part, dead_latents=torch.arange(7) % 3 == 0)
+            torch.stack(list(losses.terms.values())).sum().backward()
+        if clip is not None:
+            optimizer.clip_grad_norm_(clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    state = [s[name] for s in optimizer.state.values() for name in sorted(s) if name != "step"]
+    return [*model.parameters(), *state]
+
+
+OPTIONS = {
+    "adam": {},
+    "signum": {"rule": "signum"},
+    "bfloat16": {"state_dtype": torch.bfloat16, "shadow_dtype": torch.bfloat16},
+    "touched": {"touched_only": True},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("impl", ["triton"])
+def test_kernels_take_the_step_of_the_definition(impl, name):
+    """Unit norm, projection, several lists, long and empty ones; state and shadow included."""
+    ours = train_with(OPTIONS[name] | {"impl": impl})
+    theirs = train_with(OPTIONS[name] | {"impl": "reference"})
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert mine.dtype == yours.dtype
+        loose = {"rtol": 2e-2, "atol": 1e-4} if mine.dtype == torch.bfloat16 else {}
+        torch.testing.assert_close(mine, yours, **loose or {"rtol": 1e-4, "atol": 1e-6})
+
+
+@pytest.mark.parametrize(("clip", "accumulate"), [(0.1, 1), (None, 4)])
+@pytest.mark.parametrize("impl", ["triton"])
+def test_kernels_with_clipping_and_accumulation(impl, clip, accumulate):
+    options = {"clip": clip, "accumulate": accumulate, "n_steps": 2}
+    for mine, yours in zip(
+        train_with({"impl": impl}, **options), train_with({}, **options), strict=True
+    ):
+        torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
+
+
+def test_the_definition_is_torch_adam():
+    for mine, yours in zip(train_with({"impl": "reference"}), train_with({}), strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
+
+
+def test_signum_moves_every_weight_by_lr():
+    W = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = RowAdam([{"params": [W], "latent_dim": 0}], lr=0.5, rule="signum")
+    W.grad = torch.tensor([[1e-9, -3.0], [0.0, 2.0]])
+    optimizer.step()
+    assert W.tolist() == [[-0.5, 0.5], [0.0, -0.5]]
+    assert "exp_avg_sq" not in optimizer.state[W]
+
+
+def test_bfloat16_averages_follow_small_changes():
+    """Rounded to the nearest, an average with beta 0.999 would stay where it started."""
+    W = torch.nn.Parameter(torch.zeros(50, 40))
+    optimizer = RowAdam([{"params": [W], "latent_dim": 0}], lr=0.0, state_dtype=torch.bfloat16)
+    W.grad = torch.ones(50, 40)
+    for _ in range(1000):
+        optimizer.step()
+    average = optimizer.state[W]["exp_avg_sq"].double().mean()
+    assert abs(float(average) - (1 - 0.999**1000)) < 0.01
+
+
+def test_rows_that_nothing_touched_stay():
+    W = torch.nn.Parameter(torch.ones(4, 2))
+    optimizer = RowAdam([{"params": [W], "latent_dim": 0}], lr=0.5, touched_only=True)
+    for _ in range(2):
+        W.row_gradient.add(
+            torch.tensor([2]), torch.tensor([0]), torch.tensor([1.0]), torch.ones(1, 2)
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+    assert W[[0, 1, 3]].eq(1).all()
+    assert not W[2].eq(1).any()
+    assert not optimizer.state[W]["exp_avg"][[0, 1, 3]].any()
+
+
+def test_half_precision_state_continues_bit_for_bit():
+    W = torch.nn.Parameter(torch.ones(3, 5))
+    options = {"state_dtype": torch.bfloat16, "shadow_dtype": torch.float16}
+    optimizer = RowAdam([{"params": [W], "latent_dim": 0}], lr=0.1, **options)
+    W.grad = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    again = RowAdam([{"params": [W], "latent_dim": 0}], lr=0.1, **options)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for name, value in optimizer.state[W].items():
+        assert again.state[W][name].dtype == value.dtype
+        assert torch.equal(again.state[W][name], value)
+
+
+def test_an_implementation_that_does_not_serve_says_so():
+    W = torch.nn.Parameter(torch.ones(2, 2))
+    W.grad = torch.ones(2, 2)
+    with pytest.raises(NotImplementedError, match="settings other than the default ones"):
+        RowAdam([{"params": [W], "latent_dim": 0}], impl="cpu", rule="signum").step()
+    V = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+    V.grad = torch.ones(2, 2, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match="dtype float64"):
+        RowAdam([{"params": [V], "latent_dim": 0}], impl="triton").step()
