@@ -94,7 +94,7 @@ def test_wide_inputs_are_differentiated_in_parts() -> None:
         def transform(self, X: Any) -> Any:
             return X**2
 
-    X = RNG.normal(size=(40, 1500))
+    X = RNG.normal(size=(24, 1500))
     model = make_pipeline(Squares(), LogisticRegression(max_iter=50)).fit(X, X[:, 0] > 0)
     target = target_of(model, (1500,))
     x = torch.from_numpy(X).requires_grad_(True)
