@@ -70,7 +70,7 @@ class SparsePCAClassifier(ClassifierMixin, HasPipeline, BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if `fit` saw a data frame with such names.
 
     See Also
