@@ -1,5 +1,6 @@
 """Two attack libraries that know nothing of our certificates never succeed inside them."""
 
+import functools
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,7 @@ from sparsecode.robustness import certified_radius, certify, layers_of
 
 REASON = "attacks by {}: pip install 'sparsecode[dev]'"
 ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
-N_ROWS = 150
+N_ROWS = 100
 MODELS = {
     "pca": lambda: make_pipeline(PCA(20), LogisticRegression(max_iter=2000)),
     "spca": lambda: make_pipeline(
@@ -47,15 +48,29 @@ def art() -> ModuleType:
 
 
 @pytest.fixture(params=[2, 10], ids=["binary", "multiclass"])
-def digits(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+def n_classes(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@functools.cache
+def digits_of(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     X, y = load_digits(return_X_y=True)
-    keep = y < request.param
-    return X[keep] / 16, y[keep]
+    return X[y < n_classes] / 16, y[y < n_classes]
+
+
+@functools.cache
+def fitted(name: str, n_classes: int) -> Any:
+    return MODELS[name]().fit(*digits_of(n_classes))
+
+
+@pytest.fixture
+def digits(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    return digits_of(n_classes)
 
 
 @pytest.fixture(params=list(MODELS))
-def model(request: pytest.FixtureRequest, digits: tuple[np.ndarray, np.ndarray]) -> Any:
-    return MODELS[request.param]().fit(*digits)
+def model(request: pytest.FixtureRequest, n_classes: int) -> Any:
+    return fitted(request.param, n_classes)
 
 
 def rows_by_radius(
