@@ -91,6 +91,7 @@ def every_kernel() -> None:
     torch.Tensor.new_empty = torch.Tensor.new_zeros
     from sparsecode.ops._row_gradient import RowGradient
     from sparsecode.ops.decode import triton as decoding
+    from sparsecode.ops.hierarchical import triton as hierarchical
     from sparsecode.ops.rows import triton as rows
     from sparsecode.ops.rows.reference import Step
     from sparsecode.ops.selection import triton as selection
@@ -110,6 +111,9 @@ def every_kernel() -> None:
         decoding.entry_dots(target, W_dec, indices, crow)
         decoding._mse_forward(values, W_dec, target, target[0], indices, crow, k)
         rows.row_sums(indices, row_ids, values, target, 512, dtype)
+
+        two = (values.view(2, k), indices.view(2, k))
+        hierarchical._forward(*two, W_dec, target, target[0], [8, 16, 32, 64], [0.25] * 4)
 
     step = Step(lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, count=3, unit_norm=True, rule="adam")
     for depth, dtype in ((768, torch.float32), (2304, torch.float32), (4096, torch.bfloat16)):

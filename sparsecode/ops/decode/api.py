@@ -130,7 +130,8 @@ def _entries(codes: SparseCodes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     crow = codes.crow
     if crow is None:
         crow = torch.arange(codes.n_rows + 1, device=codes.device) * codes.values.shape[-1]
-    return codes.values.reshape(-1), codes.indices.reshape(-1), rows, crow
+    values, indices = codes.values.reshape(-1), codes.indices.reshape(-1)  # maybe strided views
+    return values.contiguous(), indices.contiguous(), rows, crow.contiguous()
 
 
 def _choose(op: str, impl: Impl, codes: SparseCodes, W_dec: Tensor) -> str:

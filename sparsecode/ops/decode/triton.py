@@ -34,7 +34,8 @@ def gather_sum(values: Tensor, indices: Tensor, crow: Tensor, W_dec: Tensor) -> 
     columns = min(COLUMNS, _launch.power_of_2(depth))
     _launch.launch(
         _decode, (n_rows, _launch.cdiv(depth, columns)),
-        values, indices, crow, W_dec, out, W_dec.stride(0), W_dec.stride(1), depth,
+        values.contiguous(), indices.contiguous(), crow, W_dec, out,
+        W_dec.stride(0), W_dec.stride(1), depth,
         ENTRIES=ENTRIES, COLUMNS=columns, ACC=_launch.accumulator(W_dec.dtype),
     )  # fmt: skip
     return out
@@ -47,7 +48,7 @@ def entry_dots(left_ND: Tensor, W_dec: Tensor, indices: Tensor, crow: Tensor) ->
     blocks = _launch.cdiv(depth, columns)
     parts = left_ND.new_zeros(blocks, indices.numel(), dtype=_launch.wide(W_dec.dtype))
     _launch.launch(
-        _entry_dots, (n_rows, blocks), left_ND, indices, crow, W_dec, parts,
+        _entry_dots, (n_rows, blocks), left_ND, indices.contiguous(), crow, W_dec, parts,
         left_ND.stride(0), left_ND.stride(1), W_dec.stride(0), W_dec.stride(1),
         indices.numel(), depth,
         ENTRIES=ENTRIES, COLUMNS=columns, ACC=_launch.accumulator(W_dec.dtype),

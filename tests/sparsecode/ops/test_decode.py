@@ -74,6 +74,17 @@ def test_gradcheck(impl):
 
 
 @pytest.mark.parametrize("impl", ["reference", "cpu", "triton"])
+def test_strided_codes(impl):
+    """One column of a matrix stays a strided view even when it is made flat."""
+    values, indices = torch.arange(6.0).view(3, 2), torch.tensor([[1, 0], [1, 0], [0, 1]])
+    W = torch.tensor([[1.0], [10.0]])
+    out = decode(SparseCodes(values[:, :1], indices[:, :1], 2), W, impl=impl)
+    assert out.tolist() == [[0.0], [20.0], [4.0]]
+    loss, _ = decode_mse(SparseCodes(values[:, 1:], indices[:, 1:], 2), W, out, impl=impl)
+    assert float(loss) == ((1 - 0) ** 2 + (3 - 20) ** 2 + (50 - 4) ** 2) / 3
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu", "triton"])
 def test_repeated_indices_add(impl):
     values = torch.tensor([[1.0, 2.0]], requires_grad=True)
     W = torch.tensor([[3.0], [5.0]], requires_grad=True)
