@@ -44,9 +44,9 @@ class TopKCodes(TransformerMixin, BaseEstimator):
 
 
 def test_accuracies_are_in_order_and_no_attack_contradicts_the_certificate(art: None) -> None:
-    X, y = data()
+    X, y = data(n=40)
     model = make_pipeline(PCA(5), LogisticRegression(C=10)).fit(X, y)
-    for norm, eps in (("linf", [0.05, 0.1, 0.2]), ("l2", [0.1, 0.3, 0.5]), ("l1", [0.2, 0.8])):
+    for norm, eps in (("linf", [0.1, 0.2]), ("l2", [0.3, 0.5]), ("l1", [0.2, 0.8])):
         report = robustness_report(model, X, y, eps, norm)
         curves = report.accuracy
         names = ["clean", "certified", "fgsm", "pgd", "mim", "square", "worst"]
