@@ -79,3 +79,71 @@ def test_triton_kernels_compile_for_gpus_that_are_not_there():
     assert {row["kernel"] for row in rows} == set().union(*map(launched, KERNELS))
     assert not [row for row in rows if row["spill_stores"] or row["spill_loads"]]
     assert not [row for row in rows if row["shared_bytes"] > 100_000]
+
+
+class Context:
+    """What autograd hands to ``forward`` and ``backward``."""
+
+    needs_input_grad = (True,) * 10
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *_tensors):
+        pass
+
+    def set_materialize_grads(self, _value):
+        pass
+
+
+def both_ways(function, *inputs):
+    """Run forward and backward of an autograd function with gradients for all outputs."""
+    context = Context()
+    outputs = function.forward(context, *inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return outputs, function.backward(context, *(torch.ones_like(out) for out in outputs))
+
+
+def use_every_launcher():
+    """Call all of them on tensors that have a device and a shape, and no content."""
+    from sparsecode.ops._row_gradient import RowGradient
+    from sparsecode.ops.decode import triton as decoding
+    from sparsecode.ops.encode import triton as encoding
+    from sparsecode.ops.hierarchical import triton as hierarchical
+    from sparsecode.ops.rows import triton as rows
+    from sparsecode.ops.rows.reference import Step
+    from sparsecode.ops.selection import triton as selection
+
+    n, d, f, k = 300, 7, 2000, 5
+    x, W, b, pre = (torch.empty(*size, device="meta") for size in ((n, d), (d, f), (f,), (d,)))
+    selection.topk(x @ W, 1500)
+    selection.batch_topk(x @ W, 1500)
+    (values, ids), _ = both_ways(encoding.EncodeTopK, x, W, b, pre, k, True, "min", None)
+    flat, latents = values.reshape(-1), ids.reshape(-1)
+    crow = torch.arange(n + 1, device="meta") * k
+    at = torch.arange(n, device="meta").repeat_interleave(k, output_size=n * k)
+    both_ways(decoding.Decode, flat, W.t(), latents, at, crow, None)
+    for collector in (None, RowGradient(f)):
+        both_ways(decoding.DecodeMSE, flat, W.t(), x, pre, latents, at, crow, k, collector)
+        budgets = ([2, k], [0.5, 0.5], collector)
+        both_ways(hierarchical.HierarchicalMSE, values, W.t(), x, pre, ids, *budgets)
+    state = {name: torch.empty(f, d, device="meta") for name in ("exp_avg", "exp_avg_sq")}
+    step = Step(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, count=1, unit_norm=True, rule="adam")
+    rows.update(W.t(), collector, None, state, step)
+
+
+def test_triton_launchers_neither_wait_for_the_gpu_nor_mix_devices(monkeypatch):
+    """On tensors without content, reading a value on the host is an error, as is another device."""
+    pytest.importorskip("triton")
+    from sparsecode.ops import _launch
+
+    seen = set()
+
+    def start(kernel, _grid, *args, **_constants):
+        seen.add(kernel.fn.__name__)
+        assert {arg.device.type for arg in args if isinstance(arg, torch.Tensor)} == {"meta"}
+
+    monkeypatch.setattr(_launch, "launch", start)
+    with torch.no_grad():
+        use_every_launcher()
+    assert seen == {name.split(".")[1] for path in KERNELS for name in launched(path)}
