@@ -3,21 +3,26 @@
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae.cache.format import from_bits
+from sae.cache.buffers import Buffers
+from sae.cache.format import from_bits, to_bits
 from sae.cache.prefetch import prefetched
 from sae.cache.shuffle import Window, windows
 from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_float, check_int
 
 SPLITS = ("train", "heldout")
-WINDOW_BYTES = 2**28
+WINDOW_BYTES = 2**29
+STORAGE_SHIFT = 40  # a piece of storage has fewer rows than 2 to this
+ROW_MASK = (1 << STORAGE_SHIFT) - 1
+_PREPARED = 8  # blocks that a thread looks at together
 _READERS = min(4, os.cpu_count() or 1)
 _SERIAL = 2**15 - 1  # torch runs an elementwise operation on fewer elements in the calling thread
 
@@ -46,6 +51,18 @@ class AbstractSource(ABC):
     @abstractmethod
     def _read_block(self, block: int) -> np.ndarray:
         """Return the rows of one block, (rows, n_features), as `format.to_bits` stores them."""
+
+    @abstractmethod
+    def _prepare(self, blocks: np.ndarray) -> None:
+        """Check blocks that were not read before, and let the system bring all into memory."""
+
+    @abstractmethod
+    def _place(self, block: int) -> np.ndarray:
+        """Return where the rows of one block lie: ``storage << STORAGE_SHIFT | row``, int64."""
+
+    @abstractmethod
+    def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy rows of one piece of storage into `out`."""
 
     @property
     @abstractmethod
@@ -133,9 +150,10 @@ class AbstractSource(ABC):
 
         The stream runs through all rows, epoch after epoch, each in an order of its own; batches
         cross the border between epochs. The order of rows depends on `seed` and `window_bytes` and
-        not on the batch size. If all rows fit in `window_bytes` (256 MiB), an epoch is a uniform
+        not on the batch size. If all rows fit in `window_bytes` (512 MiB), an epoch is a uniform
         permutation; otherwise blocks of about 1 MiB are permuted, and then the rows of as many
-        blocks as fit. Two windows are in memory at a time, however large the data are.
+        blocks as fit. Rows are picked where they lie, in mapped files or an array: only some
+        batches and two windows' row numbers are in memory, however large the data are.
 
         Parameters
         ----------
@@ -151,7 +169,7 @@ class AbstractSource(ABC):
             False gives the rows in their order.
         dtype : torch.dtype or None, default=torch.float32
             None keeps the stored dtype.
-        window_bytes : int, default=2**28
+        window_bytes : int, default=2**29
             Stored bytes that are mixed with each other.
 
         Yields
@@ -180,75 +198,92 @@ class AbstractSource(ABC):
     def _stream(
         self, plan: Iterator[Window], batch_size: int, dtype: torch.dtype
     ) -> Generator[Tensor, None, None]:
-        """Yield batches; threads make the next ones, and one more fills the next window."""
-
-        def make(head: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> Tensor:
-            body = np.take(rows, picked, axis=0, mode="clip")  # "raise" would copy once more
-            return self._converted(np.concatenate([head, body]) if len(head) else body, dtype)
-
+        """Yield batches; threads make the next ones, and one more looks at the next window."""
+        ready = self._memory(batch_size, dtype, _READERS + 4)  # some are with the consumer
+        raw = self._memory(batch_size, self.dtype, 2 * _READERS + 2)
         pending: deque[Future[Tensor]] = deque()
+
+        def submit(places: np.ndarray) -> None:
+            out = ready()[: len(places)]
+            stored = out if dtype == self.dtype else raw()[: len(places)]
+            pending.append(pool.submit(self._pick_all, places, raw(), stored, out))
+
         with ThreadPoolExecutor(_READERS, "sparsecode-reader") as pool:
-            filling = prefetched(self._filled(plan, pool), 1)
+            windows_ahead = prefetched(self._places(plan, pool), 1)
             try:
-                head = empty = np.empty((0, self.n_features), dtype=_bits_of(self.dtype))
-                for rows, order in filling:
-                    at = 0
-                    while (stop := at + batch_size - len(head)) <= len(order):
-                        pending.append(pool.submit(make, head, rows, order[at:stop]))
-                        head, at = empty, stop
-                        if len(pending) > 2 * _READERS:
+                head = np.empty(0, dtype=np.int64)
+                for served in windows_ahead:
+                    places = np.concatenate([head, served]) if len(head) else served
+                    stop = len(places) // batch_size * batch_size
+                    for start in range(0, stop, batch_size):
+                        submit(places[start : start + batch_size])
+                        if len(pending) > _READERS:
                             yield pending.popleft().result()
-                    head = np.concatenate([head, rows[order[at:]]])
-                    wait(pending)  # asking for the next window lets this one be overwritten
+                    head = places[stop:]
+                if len(head):
+                    submit(head)
                 while pending:
                     yield pending.popleft().result()
-                if len(head):
-                    yield self._converted(head, dtype)
             finally:
-                filling.close()
+                windows_ahead.close()
                 for future in pending:
                     future.cancel()
 
-    def _filled(
+    def _places(
         self, plan: Iterator[Window], pool: ThreadPoolExecutor
-    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-        """Yield the rows of each window and the order in which to serve them.
-
-        Two buffers are used in turn, since new memory is slow: its pages must be cleared.
-        """
-        buffers = [np.empty(0, dtype=_bits_of(self.dtype))] * 2
-        rows, blocks = buffers[0], None
+    ) -> Generator[np.ndarray, None, None]:
+        """Yield the places of the rows of each window in the order in which to serve them."""
+        blocks, places = None, np.empty(0, dtype=np.int64)
         for window in plan:
-            if window.blocks is not blocks:  # else all rows fit, and are there since the last epoch
-                blocks, size = window.blocks, window.rows * self.n_features
-                buffer = buffers.pop(0)
-                if len(buffer) < size:
-                    buffer = np.empty(size + size // 32, dtype=buffer.dtype)
-                buffers.append(buffer)
-                rows = buffer[:size].reshape(window.rows, self.n_features)
+            if window.blocks is not blocks:  # else these are all blocks, as in the last epoch
+                blocks = window.blocks
+                parts = [blocks[i : i + _PREPARED] for i in range(0, len(blocks), _PREPARED)]
+                list(pool.map(self._prepare, parts))
+                places = np.concatenate([self._place(int(block)) for block in blocks])
+            yield places[window.order]
 
-                def fill(i: int, window: Window = window, rows: np.ndarray = rows) -> None:
-                    rows[window.starts[i] : window.starts[i + 1]] = self._read_block(
-                        window.blocks[i]
-                    )
+    def _pick_all(self, places: np.ndarray, scratch: Tensor, stored: Tensor, out: Tensor) -> Tensor:
+        """Copy the rows at `places` into `stored`, and these into `out`, a tensor of any dtype."""
+        target = to_bits(stored)
+        lowest, highest = (int(end) >> STORAGE_SHIFT for end in (places.min(), places.max()))
+        if lowest == highest:
+            self._pick(lowest, places & ROW_MASK, target)
+        else:  # one piece of storage after the other, each from its start to its end
+            order = np.argsort(places)
+            storage, rows = places[order] >> STORAGE_SHIFT, places[order] & ROW_MASK
+            ends = [0, *(np.flatnonzero(np.diff(storage)) + 1).tolist(), len(rows)]
+            buffer = to_bits(scratch[: len(rows)])
+            for first, last in pairwise(ends):
+                self._pick(int(storage[first]), rows[first:last], buffer[first:last])
+            inverse = np.empty_like(order)
+            inverse[order] = np.arange(len(order))
+            np.take(buffer, inverse, axis=0, out=target, mode="clip")
+        if out is not stored:
+            self._convert(stored, out)
+        return out
 
-                list(pool.map(fill, range(len(blocks))))
-            yield rows, window.order
+    def _memory(self, batch_size: int, dtype: torch.dtype, most: int) -> Callable[[], Tensor]:
+        """Return a function that returns a batch to be filled."""
+        buffers = Buffers(batch_size * self.n_features * dtype.itemsize, most)
+        return lambda: torch.from_numpy(buffers.get()).view(dtype).view(batch_size, self.n_features)
 
     def _converted(self, rows: np.ndarray, dtype: torch.dtype) -> Tensor:
-        """Return stored rows, which must be writable, as a tensor of `dtype`.
-
-        The work is done in the calling thread: in one piece torch would share it with its own
-        threads, which a training step is using.
-        """
+        """Return stored rows, which must be writable, as a tensor of `dtype`."""
         stored = from_bits(rows, self.dtype)
         if dtype == self.dtype:
             return stored
         out = torch.empty(stored.shape, dtype=dtype)
-        step = max(1, _SERIAL // self.n_features)
-        for source, target in zip(stored.split(step), out.split(step), strict=True):
-            target.copy_(source)
+        self._convert(stored, out)
         return out
+
+    def _convert(self, stored: Tensor, out: Tensor) -> None:
+        """Copy rows into `out`, a tensor of another dtype.
+
+        The work is done in the calling thread: in one piece torch would share it with its own
+        threads, which a training step is using. All pieces are one call, as Python has one lock.
+        """
+        step = max(1, _SERIAL // self.n_features)
+        torch._foreach_copy_(out.split(step), stored.split(step))
 
     def _start(self, block: int) -> int:
         return int(self._ends[block - 1]) if block else 0

@@ -33,10 +33,16 @@ a position that does not rise starts a new context.
 
 **index** files hold ``documents`` (D,) int64, rising: the documents that have rows in this shard;
 ``starts`` (D + 1,) int64: the first row of each within the shard, and the number of rows; and for
-each hookpoint ``digests/<hookpoint>`` (B, 32) uint8: the SHA-256 of each block. A block is
+each hookpoint ``digests/<hookpoint>`` (B, 32) uint8: the digest of each block. A block is
 ``block_rows`` consecutive rows of one shard (the last one of a shard may be shorter), counted from
 the shard's first row; its digest covers the data bytes only. Blocks are what a reader verifies and
-shuffles, so that neither needs a whole shard. Documents are numbered over all sessions in the order
+shuffles, so that neither needs a whole shard. Every block is verified when it is first read, so
+the digest must cost no more than reading: the block's bytes, filled up with zeros to a multiple of
+8,192, are taken as little-endian 64-bit words ``u(0), u(1), ...`` in lines of 1,024; the digest is
+the SHA-256 of the number of bytes before filling, of the sum of ``u(i) * (v(i) | 1)`` modulo 2**64,
+where v is the splitmix64 generator's first output for the state i, and of the XOR of all lines,
+each number as 8 bytes, little-endian. It tells accidents, not forgeries; the SHA-256 in the
+manifest tells both. Documents are numbered over all sessions in the order
 in which their texts were given; one without rows keeps its number.
 
 **statistics** of a hookpoint are over all rows as stored, in float64: ``rows``, ``sum`` (n_features
@@ -62,6 +68,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,6 +93,7 @@ VOCABULARY = "vocabulary.json"
 JOURNAL = "journal"
 BLOCK_BYTES = 2**20
 _ALIGNMENT = 64
+_LINE = 8192  # bytes
 
 
 @dataclass(frozen=True)
@@ -257,7 +265,7 @@ def write_activations(
             data = block_bytes(rows[start : start + block_rows])
             file.write(data)
             whole.update(data)
-            digests += hashlib.sha256(data).digest()
+            digests += block_digest(rows[start : start + block_rows])
     record = FileRecord(len(header) + rows.nbytes, whole.hexdigest())
     return record, torch.frombuffer(digests, dtype=torch.uint8).reshape(-1, 32)
 
@@ -291,6 +299,28 @@ def block_bytes(rows: np.ndarray) -> memoryview:
     """Return the bytes of C-contiguous rows without copying them."""
     flat: Any = rows.reshape(-1).view(np.uint8)
     return memoryview(flat)
+
+
+def block_digest(rows: np.ndarray) -> bytes:
+    """Return the digest of a block, which must be C-contiguous; see the module's description."""
+    data = np.frombuffer(block_bytes(rows), dtype=np.uint8)
+    whole = len(data) - len(data) % _LINE
+    words = data[:whole].view("<u8")
+    weights = _weights(-(-len(data) // _LINE) * (_LINE // 8))
+    total = int(np.dot(words, weights[: len(words)]))
+    line = np.bitwise_xor.reduce(words.reshape(-1, _LINE // 8), axis=0)
+    if whole < len(data):
+        rest = np.zeros(_LINE, dtype=np.uint8)
+        rest[: len(data) - whole] = data[whole:]
+        total += int(np.dot(rest.view("<u8"), weights[len(words) :]))
+        line ^= rest.view("<u8")
+    numbers = b"".join((n % 2**64).to_bytes(8, "little") for n in (len(data), total))
+    return hashlib.sha256(numbers + line.astype("<u8").tobytes()).digest()
+
+
+@lru_cache(maxsize=4)
+def _weights(n_words: int) -> np.ndarray:
+    return _splitmix64(np.arange(n_words)) | np.uint64(1)
 
 
 def map_activations(
@@ -357,9 +387,13 @@ def files_of(manifest: Manifest, hookpoints: Iterable[str]) -> Iterator[tuple[st
 
 def held_out_score(documents: np.ndarray) -> np.ndarray:
     """Return u(i) in [0, 1) of each document: splitmix64 of the state i, as a fraction."""
+    return (_splitmix64(documents) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _splitmix64(states: np.ndarray) -> np.ndarray:
+    """Return the first output of the splitmix64 generator for each state."""
     with np.errstate(over="ignore"):
-        z = documents.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = states.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return z ^ (z >> np.uint64(31))

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.cache.base import SPLITS, AbstractSource, check_fraction
+from sae.cache.base import SPLITS, STORAGE_SHIFT, AbstractSource, check_fraction
 from sae.cache.format import (
     DTYPES,
     Manifest,
-    block_bytes,
+    block_digest,
     check_file,
     files_of,
     held_out_score,
@@ -27,6 +27,7 @@ from sae.cache.format import (
     refuse,
     shard_path,
 )
+from sae.cache.mapped import will_need
 from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_choice, near_matches
 
@@ -245,14 +246,33 @@ class Cache(AbstractSource):
             digest = opened.index[f"digests/{self.hookpoint}"][
                 block - int(self._first_blocks[shard])
             ]
-            if hashlib.sha256(block_bytes(rows)).digest() != digest.numpy().tobytes():
+            if block_digest(rows) != digest.numpy().tobytes():
                 refuse(opened.path, f"the checksum of its rows {first} to {last - 1} differs")
             self._verified[block] = True
-        return (
-            rows
-            if self.split is None
-            else rows[opened.selected(self.split, self._threshold)[first:last]]
-        )
+        if self.split is None:
+            return rows
+        selected = opened.selected(self.split, self._threshold)[first:last]
+        return rows if selected.all() else rows[selected]
+
+    def _prepare(self, blocks: np.ndarray) -> None:
+        for block in blocks:
+            if self._verify and not self._verified[block]:
+                self._read_block(int(block))
+            else:
+                shard, first, last = self._place_of(int(block))
+                will_need(self._shards.get(shard).activations[first:last])
+
+    def _place(self, block: int) -> np.ndarray:
+        shard, first, last = self._place_of(block)
+        rows = np.arange(first, last)
+        if self.split is not None:
+            selected = self._shards.get(shard).selected(self.split, self._threshold)
+            rows = rows[selected[first:last]]
+        return rows | (shard << STORAGE_SHIFT)
+
+    def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
+        stored = self._shards.get(storage).activations
+        np.take(stored, rows, axis=0, out=out, mode="clip")  # "raise" would copy once more
 
     def _place_of(self, block: int) -> tuple[int, int, int]:
         """Return the shard of a block, and its first row and the row behind its last one there."""
@@ -314,6 +334,7 @@ class _Shard:
         self._width = int(manifest.hookpoints[hookpoint]["n_features"])
         self._hookpoint = hookpoint
         self._dtype = manifest.dtype
+        self._selected: dict[tuple[str, float], np.ndarray] = {}
 
     @cached_property
     def activations(self) -> np.ndarray:
@@ -332,13 +353,14 @@ class _Shard:
     def documents(self) -> Tensor:
         return self.index["documents"].repeat_interleave(self.index["starts"].diff())
 
-    @cached_property
-    def scores(self) -> np.ndarray:
-        return held_out_score(self.documents.numpy())
-
     def selected(self, split: str, threshold: float) -> np.ndarray:
         """Return which rows are in the split."""
-        return self.scores < threshold if split == "heldout" else self.scores >= threshold
+        found = self._selected.get((split, threshold))
+        if found is None:
+            scores = held_out_score(self.documents.numpy())
+            found = scores < threshold if split == "heldout" else scores >= threshold
+            self._selected[split, threshold] = found
+        return found
 
 
 class _OpenShards:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae.cache.base import SPLITS, AbstractSource, check_fraction
 from sae.cache.format import JOURNAL, MANIFEST, from_bits, held_out_score, to_bits
+from sae.cache.mapped import will_need
 from sae.cache.reader import Cache
 from sae.cache.reader import open as open_cache
 from sae.cache.statistics import RowStatistics
@@ -148,6 +149,33 @@ class ArraySource(AbstractSource):
             _check_finite(from_bits(np.array(rows), self.dtype), start)
             self._checked[block] = True
         return rows if self._held is None else rows[self._selected(start)]
+
+    def _prepare(self, blocks: np.ndarray) -> None:
+        for block in blocks:
+            if not self._checked[block]:
+                self._read_block(int(block))
+            elif isinstance(self.matrix, np.memmap):
+                start = int(block) * self._block_rows
+                will_need(self.matrix[start : start + self._block_rows])
+
+    def _place(self, block: int) -> np.ndarray:
+        start = block * self._block_rows
+        return start + np.flatnonzero(self._selected(start))
+
+    def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
+        if self._plain is None:
+            out[:] = _dense(self.matrix[rows])
+        else:  # "raise" in the place of "clip" would copy once more
+            np.take(self._plain, rows, axis=0, out=out, mode="clip")
+
+    @cached_property
+    def _plain(self) -> np.ndarray | None:
+        """The matrix, if its rows lie in memory as torch takes them."""
+        if isinstance(self.matrix, Tensor):
+            return to_bits(self.matrix) if self.matrix.is_contiguous() else None
+        if sparse.issparse(self.matrix) or not self.matrix.flags.c_contiguous:
+            return None
+        return np.asarray(self.matrix) if self.matrix.dtype.isnative else None
 
     def _rows(self, start: int) -> np.ndarray:
         return _dense(self.matrix[start : start + self._block_rows])

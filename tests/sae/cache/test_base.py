@@ -181,3 +181,14 @@ def test_several_threads_can_read_one_cache(blocks: Cache) -> None:
     whole = sorted_rows(blocks.rows(0, blocks.n_rows))
     assert len(found) == 4
     assert all(torch.equal(sorted_rows(rows), whole) for rows in found)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_what_is_kept_of_a_batch_is_not_written_over(cache: Cache, dtype: Any) -> None:
+    expected = [batch.clone() for batch in cache.batches(8, epochs=2, dtype=dtype)]
+    stream = cache.batches(8, epochs=2, dtype=dtype)
+    kept = [(batch[:2], batch[-1].numpy(), batch.t()[1]) for batch in stream]
+    for whole, (head, row, column) in zip(expected, kept, strict=True):
+        assert torch.equal(head, whole[:2])
+        assert torch.equal(torch.from_numpy(row), whole[-1])
+        assert torch.equal(column, whole[:, 1])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ import sae.cache
 from sae.cache import Cache
 from sae.cache.format import (
     activation_header,
+    block_digest,
     held_out_score,
     hookpoint_folders,
     read_manifest,
@@ -20,6 +22,24 @@ from sae.cache.format import (
     stored_dtype,
 )
 from sparsecode.io import CorruptFileError, read_json, write_json
+
+
+def splitmix64(state: int) -> int:
+    z = (state + 0x9E3779B97F4A7C15) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return z ^ (z >> 31)
+
+
+def digest_as_described(block: bytes) -> bytes:
+    """The digest of a block, in plain Python from the words of the description."""
+    filled = block + bytes(-len(block) % 8192)
+    words = struct.unpack(f"<{len(filled) // 8}Q", filled)
+    total = sum(u * (splitmix64(i) | 1) for i, u in enumerate(words)) % 2**64
+    line = [0] * 1024
+    for i, u in enumerate(words):
+        line[i % 1024] ^= u
+    return hashlib.sha256(struct.pack("<1026Q", len(block), total, *line)).digest()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -46,7 +66,7 @@ def test_any_reader_of_safetensors_and_json_can_read_a_cache(
             blocks = values.view(torch.uint8).numpy()
             for i, digest in enumerate(index[f"digests/{name}"]):
                 block = blocks[i * manifest["block_rows"] : (i + 1) * manifest["block_rows"]]
-                assert hashlib.sha256(block.tobytes()).digest() == bytes(digest.tolist())
+                assert digest_as_described(block.tobytes()) == bytes(digest.tolist())
             read = load_file(cache.path / "tokens" / file)
             rows.append(values)
             tokens.append(read["token_ids"])
@@ -115,3 +135,30 @@ def test_other_manifests_are_refused(
     write_json(path, {**read_json(path), key: value})
     with pytest.raises(CorruptFileError, match=f"manifest.json` {fact}"):
         read_manifest(path.parent)
+
+
+def test_digests_of_blocks_are_as_described() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 3 * 8192 + 40, dtype=np.uint8)
+    for n_bytes in (0, 2, 8, 8190, 8192, 8194, 2 * 8192, len(data)):
+        assert block_digest(data[:n_bytes]) == digest_as_described(data[:n_bytes].tobytes())
+
+
+def test_digests_of_blocks_tell_what_happens_to_disks() -> None:
+    data = np.random.default_rng(1).integers(0, 256, 2**17, dtype=np.uint8)
+    digests = {block_digest(data)}
+    for bit in np.random.default_rng(2).integers(0, 8 * len(data), 200):  # one bit
+        flipped = data.copy()
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        digests.add(block_digest(flipped))
+    for i, j in ((0, 1), (0, 2), (3, 19)):  # two pages, lines or sectors in each other's place
+        for size in (512, 4096, 8192):
+            swapped = data.copy()
+            a, b = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
+            if b.stop <= len(data):
+                swapped[a], swapped[b] = data[b], data[a]
+                digests.add(block_digest(swapped))
+    zeroed = data.copy()
+    zeroed[4096:8192] = 0
+    digests |= {block_digest(zeroed), block_digest(data[:-1]), block_digest(data[1:])}
+    digests.add(block_digest(np.roll(data, 8192)))
+    assert len(digests) == 1 + 200 + 8 + 4
