@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
@@ -22,6 +22,7 @@ SPLITS = ("train", "heldout")
 WINDOW_BYTES = 2**29
 STORAGE_SHIFT = 40  # a piece of storage has fewer rows than 2 to this
 ROW_MASK = (1 << STORAGE_SHIFT) - 1
+_PART_BYTES = 2**23  # rows that are picked before they are converted
 _PREPARED = 8  # blocks that a thread looks at together
 _READERS = min(4, os.cpu_count() or 1)
 _SERIAL = 2**15 - 1  # torch runs an elementwise operation on fewer elements in the calling thread
@@ -199,14 +200,16 @@ class AbstractSource(ABC):
         self, plan: Iterator[Window], batch_size: int, dtype: torch.dtype
     ) -> Generator[Tensor, None, None]:
         """Yield batches; threads make the next ones, and one more looks at the next window."""
-        ready = self._memory(batch_size, dtype, _READERS + 4)  # some are with the consumer
-        raw = self._memory(batch_size, self.dtype, 2 * _READERS + 2)
+        n_bytes = batch_size * self.n_features * dtype.itemsize
+        batches = Buffers(n_bytes, _READERS + 4)  # those under way, and some with the consumer
+        step = max(1, min(batch_size, _PART_BYTES // (self.n_features * self.dtype.itemsize)))
+        scratches = Buffers(2 * step * self.n_features * self.dtype.itemsize, _READERS + 2)
         pending: deque[Future[Tensor]] = deque()
 
         def submit(places: np.ndarray) -> None:
-            out = ready()[: len(places)]
-            stored = out if dtype == self.dtype else raw()[: len(places)]
-            pending.append(pool.submit(self._pick_all, places, raw(), stored, out))
+            out = torch.from_numpy(batches.get()).view(dtype).view(batch_size, self.n_features)
+            scratch = scratches.get().view(_bits_of(self.dtype)).reshape(2, step, self.n_features)
+            pending.append(pool.submit(self._pick_all, places, scratch, out[: len(places)]))
 
         with ThreadPoolExecutor(_READERS, "sparsecode-reader") as pool:
             windows_ahead = prefetched(self._places(plan, pool), 1)
@@ -242,30 +245,31 @@ class AbstractSource(ABC):
                 places = np.concatenate([self._place(int(block)) for block in blocks])
             yield places[window.order]
 
-    def _pick_all(self, places: np.ndarray, scratch: Tensor, stored: Tensor, out: Tensor) -> Tensor:
-        """Copy the rows at `places` into `stored`, and these into `out`, a tensor of any dtype."""
-        target = to_bits(stored)
-        lowest, highest = (int(end) >> STORAGE_SHIFT for end in (places.min(), places.max()))
-        if lowest == highest:
-            self._pick(lowest, places & ROW_MASK, target)
-        else:  # one piece of storage after the other, each from its start to its end
-            order = np.argsort(places)
-            storage, rows = places[order] >> STORAGE_SHIFT, places[order] & ROW_MASK
-            ends = [0, *(np.flatnonzero(np.diff(storage)) + 1).tolist(), len(rows)]
-            buffer = to_bits(scratch[: len(rows)])
-            for first, last in pairwise(ends):
-                self._pick(int(storage[first]), rows[first:last], buffer[first:last])
-            inverse = np.empty_like(order)
-            inverse[order] = np.arange(len(order))
-            np.take(buffer, inverse, axis=0, out=target, mode="clip")
-        if out is not stored:
-            self._convert(stored, out)
+    def _pick_all(self, places: np.ndarray, scratch: np.ndarray, out: Tensor) -> Tensor:
+        """Copy the rows at `places` into `out`, a tensor of any dtype."""
+        step = scratch.shape[1]
+        for start in range(0, len(places), step):  # a part stays in the processor's cache
+            part, target = places[start : start + step], out[start : start + step]
+            same = out.dtype == self.dtype
+            stored = to_bits(target) if same else scratch[1, : len(part)]
+            self._pick_part(part, scratch[0, : len(part)], stored)
+            if not same:
+                self._convert(from_bits(stored, self.dtype), target)
         return out
 
-    def _memory(self, batch_size: int, dtype: torch.dtype, most: int) -> Callable[[], Tensor]:
-        """Return a function that returns a batch to be filled."""
-        buffers = Buffers(batch_size * self.n_features * dtype.itemsize, most)
-        return lambda: torch.from_numpy(buffers.get()).view(dtype).view(batch_size, self.n_features)
+    def _pick_part(self, places: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> None:
+        lowest, highest = (int(end) >> STORAGE_SHIFT for end in (places.min(), places.max()))
+        if lowest == highest:
+            self._pick(lowest, places & ROW_MASK, out)
+            return
+        order = np.argsort(places)  # one piece of storage after the other
+        storage, rows = places[order] >> STORAGE_SHIFT, places[order] & ROW_MASK
+        ends = [0, *(np.flatnonzero(np.diff(storage)) + 1).tolist(), len(rows)]
+        for first, last in pairwise(ends):
+            self._pick(int(storage[first]), rows[first:last], scratch[first:last])
+        inverse = np.empty_like(order)
+        inverse[order] = np.arange(len(order))
+        np.take(scratch, inverse, axis=0, out=out, mode="clip")
 
     def _converted(self, rows: np.ndarray, dtype: torch.dtype) -> Tensor:
         """Return stored rows, which must be writable, as a tensor of `dtype`."""

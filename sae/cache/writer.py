@@ -33,7 +33,7 @@ from sae.cache.texts import Documents, same_texts
 from sae.cache.tokens import Contexts, next_pool
 
 POOL_TOKENS = 65536  # tokens sorted by length together; bounds the writer's memory
-SHARD_BYTES = 2**27  # usual size of an activations file
+SHARD_BYTES = 2**28  # usual size of an activations file
 SHARDS_BYTES = 2**30  # the same for all hookpoints together: a shard is collected in memory
 
 
