@@ -72,7 +72,7 @@ def _case(shape: tuple[int, int, int, int], device: str, rounds: int) -> list[di
         if not options:
             for take in (step, work[name], step, work[name]):
                 take()
-            if float((W - V).abs().max()) > 1e-5:
+            if float((W - V).detach().abs().max()) > 1e-5:
                 return [{"case": case, "name": name, "status": "WRONG: other weights"}]
     timings = interleave(work, baseline=BASELINE, device=device, rounds=rounds, seconds=40.0)
     return [{"case": case, "name": m, **t.row(), "status": "ok"} for m, t in timings.items()]

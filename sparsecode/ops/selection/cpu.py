@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 GROUP = 8
+BATCH_GROUP = 32  # of a whole batch, of which only one entry in hundreds is chosen
 DIRECT_COLUMNS = 384  # a partition of this many keys is as fast as one more level
 BLOCK_ENTRIES = 1 << 22  # entries of a row-major input that are handled at a time
 PARALLEL_KEYS = 1 << 18  # below this a second thread costs more than it saves
@@ -66,19 +67,17 @@ def exact_rows(x_NF: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def batch_topk(x_NF: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return values, ids and row boundaries of the `total` first entries of the flattened batch."""
     n_rows, width = x_NF.shape
-    key_NF = torch.where(x_NF.isnan(), -torch.inf, x_NF.float())
-    threshold = _kth_value(key_NF.reshape(-1), total)
-    rows_1, ids_1 = (key_NF > threshold).nonzero().unbind(1)
-    rows_2, ids_2 = (
-        part[: total - rows_1.numel()] for part in (key_NF == threshold).nonzero().unbind(1)
-    )
-    rows, ids = torch.cat([rows_1, rows_2]), torch.cat([ids_1, ids_2])
-    # Ascending ids first, so that the stable sorts below leave ties at the lower id.
-    order = (rows * width + ids).argsort()
-    rows, ids = rows[order], ids[order]
-    order = key_NF[rows, ids].argsort(descending=True, stable=True)
+    key = x_NF.float().reshape(-1)
+    flat = _first_of_all(key, total)
+    if flat is None:
+        key = torch.where(key.isnan(), -torch.inf, key)
+        flat = _first_of_all(key, total)
+        assert flat is not None, "no NaN is left"
+    rows = torch.div(flat, width, rounding_mode="floor")
+    # Ids ascend so far, so that the stable sorts below leave ties at the lower id.
+    order = key[flat].argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]
-    rows, ids = rows[order], ids[order]
+    rows, ids = rows[order], (flat - rows * width)[order]
     values = x_NF[rows, ids].nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     crow = torch.nn.functional.pad(torch.bincount(rows, minlength=n_rows).cumsum(0), (1, 0))
     return values, ids, crow
@@ -216,12 +215,34 @@ def _partition(table: np.ndarray, k: int) -> np.ndarray:
     return top
 
 
-def _kth_value(flat: Tensor, k: int) -> Tensor:
-    """Return the k-th largest entry of a float32 vector without NaN, by group maxima."""
-    n_groups = flat.numel() // GROUP
-    if n_groups <= k:
-        return flat.topk(k).values[-1]
-    groups = flat[: n_groups * GROUP].reshape(GROUP, n_groups)
-    chosen = groups.amax(0).topk(k).indices
-    candidates = torch.cat([groups[:, chosen].reshape(-1), flat[n_groups * GROUP :]])
-    return candidates.topk(k).values[-1]
+def _first_of_all(key: Tensor, total: int) -> Tensor | None:
+    """Return the places of the `total` first entries of a float32 vector, ascending; None with NaN.
+
+    Every entry that may be chosen lies in a group whose maximum is at least the `total`-th one.
+    """
+    n_groups = key.numel() // BATCH_GROUP
+    places, candidates = None, key
+    if n_groups > total:
+        groups = key[: n_groups * BATCH_GROUP].view(BATCH_GROUP, n_groups)
+        maxima = groups.amax(0)
+        if bool(maxima.isnan().any()):
+            return None
+        chosen = (maxima >= _kth_value(maxima, total)).nonzero().flatten()
+        members = chosen + torch.arange(BATCH_GROUP).unsqueeze(1) * n_groups
+        rest = torch.arange(n_groups * BATCH_GROUP, key.numel())
+        places = torch.cat([members.reshape(-1), rest])
+        candidates = key[places]
+    if bool(candidates.isnan().any()):
+        return None
+    last = _kth_value(candidates, total)
+    above = (candidates > last).nonzero().flatten()
+    equal = (candidates == last).nonzero().flatten()
+    if places is not None:
+        above, equal = places[above], places[equal].sort().values
+    return torch.cat([above, equal[: total - above.numel()]]).sort().values
+
+
+def _kth_value(vector: Tensor, k: int) -> float:
+    """Return the k-th largest entry of a float32 vector without NaN."""
+    place = vector.numel() - k
+    return float(np.partition(vector.numpy(), place)[place])
