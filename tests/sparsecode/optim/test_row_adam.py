@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sae
+from sparsecode import decode_mse, encode_topk
 from sparsecode.optim import RowAdam, row_adam
 from sparsecode.testing import max_new_bytes
 
@@ -294,3 +295,22 @@ def test_an_implementation_that_does_not_serve_says_so():
     V.grad = torch.ones(2, 2, dtype=torch.float64)
     with pytest.raises(NotImplementedError, match="dtype float64"):
         RowAdam([{"params": [V], "latent_dim": 0}], impl="triton").step()
+
+
+@pytest.mark.parametrize("impl", ["triton"])
+def test_a_whole_step_in_kernels_is_the_step_of_the_fast_path(impl):
+    """Encode, decode, every gradient and the update: what a GPU runs, against what a CPU runs."""
+    x = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    trained = []
+    for each in (impl, "auto"):
+        model = sae.TopK(n_features=5, n_latents=23, k=3, seed=0)
+        optimizer = RowAdam(model.parameter_groups(), lr=0.02, impl=each)
+        for batch in x:
+            codes = encode_topk(batch, model.W_enc, model.b_enc, 3, pre_bias=model.b_dec, impl=each)
+            loss, _ = decode_mse(codes, model.W_dec, batch, bias=model.b_dec, impl=each)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append(list(model.parameters()))
+    for ours, theirs in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
