@@ -56,7 +56,9 @@ class HierarchicalMSE(torch.autograd.Function):
         scale = grad_loss if grad_loss is None else grad_loss * (2.0 / ctx.n_rows)
         table = suffixes
         if grad_recons is not None:
-            table = grad_recons.flip(0).cumsum(0).flip(0)
+            table = grad_recons.clone()
+            for j in reversed(range(len(table) - 1)):  # cumsum has no fixed order on a GPU
+                table[j] += table[j + 1]
             table = table if scale is None else table + suffixes * scale
             dots = _dots(table, W_dec, indices, ctx.budgets) if ctx.needs_input_grad[0] else dots
         # The gradients are ``factor`` times sums over the table; factors go to the coefficients.
