@@ -314,3 +314,19 @@ def test_a_whole_step_in_kernels_is_the_step_of_the_fast_path(impl):
         trained.append(list(model.parameters()))
     for ours, theirs in zip(*trained, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("latent_dim", [0, 1])
+@pytest.mark.parametrize("impl", ["triton"])
+def test_kernels_take_dense_gradients_of_any_layout(impl, latent_dim):
+    weights = []
+    for each in (impl, "auto"):
+        generator = torch.Generator().manual_seed(0)
+        W = torch.nn.Parameter(torch.randn(5, 6, generator=generator))
+        group = {"params": [W], "latent_dim": latent_dim, "unit_norm": True}
+        optimizer = RowAdam([group], lr=0.1, impl=each)
+        for _ in range(2):
+            W.grad = torch.randn(6, 5, generator=generator).t()
+            optimizer.step()
+        weights.append(W.detach())
+    torch.testing.assert_close(*weights)
