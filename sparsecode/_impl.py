@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sparsecode._checks import check_choice
@@ -28,12 +29,15 @@ def choose_impl(
     ``cpu`` and ``triton`` are None where the operation has no such implementation, else functions
     that return the objection to this call (a short fact) or None; that of ``triton`` knows about
     devices too, since its interpreter runs on the CPU. A named implementation never falls back;
-    "auto" prefers Triton on CUDA, the fast path on the CPU, else the reference.
+    "auto" prefers Triton on CUDA, the fast path on the CPU, else the reference. Inside
+    ``torch.compile`` it takes the reference, which is one graph of plain operations.
     """
     check_choice("impl", impl, IMPLS)
     device = tensors[0].device.type
     if impl == "reference":
         return impl
+    if impl == "auto" and torch.compiler.is_compiling():
+        return "reference"
     if impl == "auto":
         candidate = {"cuda": ("triton", triton), "cpu": ("cpu", cpu)}.get(device)
         if candidate is None or candidate[1] is None:

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 
+import sae
 from sparsecode._impl import choose_impl
 
 x = torch.zeros(1)
@@ -46,3 +47,19 @@ def test_kernels_know_their_devices_and_may_be_absent():
         choose_impl("op", "triton", (x,), triton=absent)
     with pytest.raises(ModuleNotFoundError, match="math2"):
         choose_impl("op", "triton", (x,), triton=lambda: importlib.import_module("math2"))
+
+
+def test_a_step_compiles_into_one_graph():
+    model = sae.TopK(n_features=6, n_latents=40, k=4, seed=0)
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+
+    def loss_of(batch):
+        return model.loss_terms(batch, batch).terms["mse"]
+
+    results = []
+    for call in (torch.compile(loss_of, fullgraph=True, backend="aot_eager"), loss_of):
+        model.zero_grad()
+        loss = call(x)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*results)
