@@ -27,7 +27,7 @@ from sae.cache.format import (
     refuse,
     shard_path,
 )
-from sae.cache.mapped import will_need
+from sae.cache.mapped import map_in_a_row, will_need
 from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_choice, near_matches
 
@@ -268,11 +268,28 @@ class Cache(AbstractSource):
         if self.split is not None:
             selected = self._shards.get(shard).selected(self.split, self._threshold)
             rows = rows[selected[first:last]]
-        return rows | (shard << STORAGE_SHIFT)
+        return rows | (shard << STORAGE_SHIFT) if self._row is None else rows + self._row[1][shard]
 
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
-        stored = self._shards.get(storage).activations
+        stored = self._shards.get(storage).activations if self._row is None else self._row[0]
         np.take(stored, rows, axis=0, out=out, mode="clip")  # "raise" would copy once more
+
+    @cached_property
+    def _row(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The rows of all shards in one array, and each shard's first one; None if they cannot be.
+
+        Picking from one array is much faster than from each shard's own.
+        """
+        shards = [self._shards.get(number) for number in range(len(self._manifest.shards))]
+        headers = {shard.header_bytes for shard in shards}  # which is checked on the way
+        if len(headers) > 1:
+            return None
+        row_bytes = self.n_features * self.dtype.itemsize
+        found = map_in_a_row([shard.path for shard in shards], headers.pop(), row_bytes)
+        if found is None:
+            return None
+        rows, firsts = found
+        return rows.view(DTYPES[self._manifest.dtype].bits), firsts
 
     def _place_of(self, block: int) -> tuple[int, int, int]:
         """Return the shard of a block, and its first row and the row behind its last one there."""
@@ -340,6 +357,10 @@ class _Shard:
     def activations(self) -> np.ndarray:
         record = self._record.activations[self._hookpoint]
         return map_activations(self.path, record, self._record.rows, self._width, self._dtype)
+
+    @property
+    def header_bytes(self) -> int:
+        return self._record.activations[self._hookpoint].bytes - self.activations.nbytes
 
     @cached_property
     def tokens(self) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
 """A hint to the system changes nothing but the time."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sae.cache.mapped import will_need
+from sae.cache.mapped import map_in_a_row, will_need
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 3), slice(1, 9000), slice(8999, 9000)])
@@ -21,3 +22,33 @@ def test_memory_that_is_no_file_is_left_alone() -> None:
     values = np.arange(10.0)
     will_need(values[3:])
     np.testing.assert_array_equal(values, np.arange(10.0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has no such mapping")
+@pytest.mark.parametrize("width", [1, 3, 96, 769, 5000])
+def test_files_in_a_row_are_one_array(tmp_path: Path, width: int) -> None:
+    random = np.random.default_rng(0)
+    files = [random.integers(0, 256, (n, width), dtype=np.uint8) for n in (1, 700, 33)]
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path, rows in zip(paths, files, strict=True):
+        path.write_bytes(b"h" * 64 + rows.tobytes())
+    found = map_in_a_row(paths, 64, width)
+    assert found is not None
+    rows, firsts = found
+    for first, expected in zip(firsts, files, strict=True):
+        np.testing.assert_array_equal(rows[first : first + len(expected)], expected)
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0] = 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has no such mapping")
+def test_files_are_mapped_as_long_as_a_view_lives(tmp_path: Path) -> None:
+    (tmp_path / "one of them").write_bytes(bytes(range(100)))
+    found = map_in_a_row([tmp_path / "one of them"], 0, 10)
+    assert found is not None
+    view = found[0][3:5].view(np.uint16)
+    del found
+    assert "one of them" in Path("/proc/self/maps").read_text()
+    assert view.view(np.uint8).tolist() == [list(range(30, 40)), list(range(40, 50))]
+    del view
+    assert "one of them" not in Path("/proc/self/maps").read_text()

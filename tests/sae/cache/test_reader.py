@@ -10,6 +10,7 @@ import torch
 import sae.cache
 from sae.cache import Cache
 from sae.cache.format import held_out_score
+from sae.cache.mapped import map_in_a_row
 
 
 def test_what_a_cache_says_about_itself(cache: Cache) -> None:
@@ -124,3 +125,20 @@ def test_a_cache_can_be_moved(cache: Cache, tmp_path: Any) -> None:
     moved = sae.cache.open(cache.path.rename(tmp_path / "elsewhere"), "encoder.layer.0")
     assert torch.equal(moved.rows(0, moved.n_rows), before)
     assert moved.fingerprint == fingerprint
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_stream_is_the_same_where_shards_cannot_be_mapped_in_a_row(
+    write: Callable[..., Cache], split: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(shard_rows=40).path
+    streams = []
+    for mapping in (map_in_a_row, lambda *_: None):
+        monkeypatch.setattr("sae.cache.reader.map_in_a_row", mapping)
+        cache = sae.cache.open(path, "encoder.layer.0", split)
+        assert len(cache._manifest.shards) > 3
+        streams.append(torch.cat(list(cache.batches(7, epochs=2, dtype=None))))
+        assert torch.equal(
+            streams[-1].sort(0)[0], cache.rows(0, cache.n_rows, dtype=None).repeat(2, 1).sort(0)[0]
+        )
+    assert torch.equal(*streams)
