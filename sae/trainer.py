@@ -274,7 +274,7 @@ def _sides(
     data: Any, heldout_fraction: float, n_features: int
 ) -> tuple[AbstractSource, AbstractSource | None]:
     """Return the rows to train on and those to evaluate on, if any."""
-    if isinstance(data, Cache) and data.split == "train":
+    if isinstance(data, Cache) and data.split == "train" and data.heldout_fraction > 0:
         return as_source(data, n_features=n_features), data.with_split(
             "heldout", data.heldout_fraction
         )

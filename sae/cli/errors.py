@@ -19,6 +19,7 @@ IN_PYTHON = {
     "overwrite=True": "--overwrite",
     "resume=False": "--no-resume",
     "`out_dir`": "`--out`",
+    "heldout_fraction=0": "--heldout-fraction 0",
     "`sae.cache.write`": "`sae cache`",
 }
 ARGUMENTS = {

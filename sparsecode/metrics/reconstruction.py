@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsecode._checks import as_tensor
+
 
 class ReconstructionSums:
     """The sums behind `fvu`, batch after batch, in float64.
@@ -117,7 +119,7 @@ def fvu(x: Tensor | np.ndarray, reconstruction: Tensor | np.ndarray) -> float:
     >>> fvu(x, x + 1.0)
     0.375
     """
-    x, reconstruction = torch.as_tensor(x), torch.as_tensor(reconstruction)
+    x, reconstruction = (torch.as_tensor(as_tensor(part)) for part in (x, reconstruction))
     if x.ndim == 0:
         raise ValueError("`x` must have shape (..., n_features); got a single number.")
     sums = ReconstructionSums(x.shape[-1], device=x.device)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsecode._checks import as_tensor
 from sparsecode.codes import SparseCodes
 
 DENSE_SHARE = 0.1  # a latent that fires on more rows than this is called dense
@@ -174,7 +175,7 @@ def hoyer(codes: SparseCodes | Tensor | np.ndarray) -> float:
 
 
 def _dense(codes: Tensor | np.ndarray) -> Tensor:
-    dense = torch.as_tensor(codes)
+    dense = torch.as_tensor(as_tensor(codes))
     if dense.ndim == 0:
         raise ValueError("`codes` must have shape (..., n_latents); got a single number.")
     return dense

@@ -54,6 +54,7 @@ def test_all_rows_of_a_cache_are_used_when_none_are_held_out(word_cache):
     assert all(row["split"] == "train" for row in result.history)
     heldout = fit(word_cache.with_split("heldout"), 16)
     assert heldout.evaluation is None
+    assert_same(result, fit(word_cache.with_split("train", heldout_fraction=0), 16))
 
 
 def test_the_same_rows_in_other_clothes_give_the_same_model(tmp_path):
