@@ -200,7 +200,7 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         X_ND = self._validated(X, reset=True, min_samples=2)
         problem = self._problem(X_ND.shape[1])
         n_components = _n_components(self.n_components, *X_ND.shape)
-        data = PrincipalRows.of(X_ND, device=_device(self.device))
+        data = PrincipalRows.of(X_ND.detach(), device=_device(self.device))
         return self._solve(problem, data, self._starts(data.rows, n_components), X_ND.dtype)
 
     def partial_fit(self, X: Any, y: Any = None) -> "SparsePCA":
@@ -234,7 +234,7 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         problem = self._problem(X_ND.shape[1])
         device = _device(self.device)
         data = PrincipalRows(known.n_samples, known.mean.to(device), known.rows.to(device)).updated(
-            X_ND
+            X_ND.detach()
         )
         warm = torch.tensor(self.components_, dtype=torch.float64, device=device)
         starts = self._starts(data.rows, len(warm))

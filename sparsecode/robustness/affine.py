@@ -124,13 +124,16 @@ def check_affine(transformer: Any, affine: Sequence[type]) -> None:
         raise NotFoldableError(f"`clip` of {name} must be False for an affine map; got True.")
 
 
-def _transformed(transformer: Any, X: Any) -> np.ndarray:
-    names = vars(transformer).get("feature_names_in_")
-    if isinstance(transformer, Pipeline) and transformer.steps[0][1] not in (None, "passthrough"):
-        names = vars(transformer.steps[0][1]).get("feature_names_in_")
-    if names is not None:  # without them, a transformer that was fitted on a data frame warns
-        import pandas as pd
+def with_names(estimator: Any, X: np.ndarray) -> Any:
+    """Return a data frame for an estimator that was fitted on one, which else warns."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or X.ndim != 2:
+        return X
+    import pandas as pd
 
-        X = pd.DataFrame(X, columns=names)
-    Z = transformer.transform(X)
+    return pd.DataFrame(X, columns=names)
+
+
+def _transformed(transformer: Any, X: np.ndarray) -> np.ndarray:
+    Z = transformer.transform(with_names(transformer, X))
     return np.asarray(Z.toarray() if scipy.sparse.issparse(Z) else Z, dtype=np.float64)

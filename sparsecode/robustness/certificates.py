@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -27,12 +28,14 @@ class Certificate:
     Parameters
     ----------
     radius : ndarray of shape (n_samples,)
-        In `norm`; 0 where the prediction is not the label already.
+        In `norm`; 0 where the prediction is not the label already, infinity where it can never
+        change.
     norm : {"linf", "l2", "l1"}
     kind : str
         "exact", or "lower bound: ..." with the reason.
     rival : ndarray of shape (n_samples,)
-        The label that the smallest change leads to (for lower bounds: that limits the bound).
+        The label that the smallest change leads to (for lower bounds: that limits the bound),
+        its own where none does.
     """
 
     radius: np.ndarray
@@ -72,7 +75,7 @@ def certify(
     model : fitted scikit-learn classifier or pipeline, torch Module, or list of fitted parts
         As in `layers_of`: affine transformers, then a linear classifier, an `MLPClassifier` or a
         stack of torch layers. A list takes scikit-learn transformers before a torch head.
-    X : array or Tensor of shape (n_samples, ...)
+    X : array, sparse matrix or Tensor of shape (n_samples, ...)
     y : array or Tensor of shape (n_samples,)
         Labels; for a Module the indices of its outputs (0 and 1 for a single output).
     norm : {"linf", "l2", "l1"}, default="linf"
@@ -108,15 +111,19 @@ def certify(
     ([1.4, 0.0], 'exact')
     """
     check_choice("norm", norm, list(DUAL))
+    check_box(box)
     X_ND, layers = read_rows(model, X, affine)
     labels = layers.label_indices(y)
     if len(labels) != len(X_ND):
         raise ValueError(
             f"`y` must have one label for each of {len(X_ND)} rows; got {len(labels)}."
         )
-    ratios = _margins(layers, X_ND, labels) / _slopes(layers, DUAL[norm])[labels]
+    margins = _margins(layers, X_ND, labels)
+    # Where no step changes a margin, it lasts forever, but for ties (0 / 0).
+    ratios = (margins / _slopes(layers, DUAL[norm])[labels]).where(margins != 0, 0.0)
     ratios[torch.arange(len(labels)), labels] = torch.inf
     radius, rival = ratios.min(1)
+    rival = rival.where(radius.isfinite() | (radius < 0), labels)
     kind = LIPSCHITZ if not layers.is_linear else EXACT if box is None else IN_A_BOX
     return Certificate(radius.clamp(min=0).numpy(), norm, kind, layers.classes[rival.numpy()])
 
@@ -141,7 +148,7 @@ def certified_radius(
     ----------
     model : fitted scikit-learn classifier or pipeline, torch Module, or list of fitted parts
         As in `certify`.
-    X : array or Tensor of shape (n_samples, ...)
+    X : array, sparse matrix or Tensor of shape (n_samples, ...)
     y : array or Tensor of shape (n_samples,)
     norm : {"linf", "l2", "l1"}, default="linf"
     box : (low, high) or None, default=None
@@ -176,7 +183,7 @@ def certified_accuracy(
     ----------
     model : fitted scikit-learn classifier or pipeline, torch Module, or list of fitted parts
         As in `certify`.
-    X : array or Tensor of shape (n_samples, ...)
+    X : array, sparse matrix or Tensor of shape (n_samples, ...)
     y : array or Tensor of shape (n_samples,)
     eps : float or array
         Step sizes.
@@ -204,7 +211,7 @@ def worst_case_step(
     ----------
     model : fitted scikit-learn classifier or pipeline, torch Module, or list of fitted parts
         As in `certify`.
-    X : array or Tensor of shape (n_samples, ...)
+    X : array, sparse matrix or Tensor of shape (n_samples, ...)
     y : array or Tensor of shape (n_samples,)
     norm : {"linf", "l2", "l1"}, default="linf"
     affine : sequence of classes, default=()
@@ -241,13 +248,28 @@ def worst_case_step(
 
 def read_rows(model: Any, X: Any, affine: Sequence[type]) -> tuple[Tensor, Layers]:
     """Return the inputs as rows of finite float64 numbers, and the model as layers."""
-    X = X.detach().cpu() if isinstance(X, Tensor) else torch.tensor(np.asarray(X, dtype=np.float64))
+    shape, rows = flat_rows(X)
+    return rows, layers_of(model, shape, affine=affine)
+
+
+def flat_rows(X: Any) -> tuple[tuple[int, ...], Tensor]:
+    """Return the shape of an input, and all of them as rows of finite float64 numbers."""
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().double()
+    else:
+        dense = X.toarray() if scipy.sparse.issparse(X) else X
+        X = torch.tensor(np.asarray(dense, dtype=np.float64))
     if X.ndim < 2 or 0 in X.shape:
         raise ValueError(
             f"`X` must have shape (n_samples, ...) without empty axes; got {tuple(X.shape)}."
         )
-    layers = layers_of(model, X.shape[1:], affine=affine)
-    return check_finite("X", X.flatten(1).double()), layers
+    return tuple(X.shape[1:]), check_finite("X", X.flatten(1))
+
+
+def check_box(box: tuple[float, float] | None) -> None:
+    """Raise ValueError unless the box is None or a range."""
+    if box is not None and (np.shape(box) != (2,) or not box[0] < box[1]):
+        raise ValueError(f"`box` must be (low, high) with low < high, or None; got {box!r}.")
 
 
 @torch.no_grad()
@@ -257,10 +279,8 @@ def _margins(layers: Layers, X: Tensor, labels: Tensor) -> Tensor:
 
 
 def _slopes(layers: Layers, order: float) -> Tensor:
-    """Return the largest slope of ``s_y - s_c`` for all y and c, (C, C); tiny instead of 0."""
-    if layers.is_linear:
-        weight = layers.weights[0]
-        slopes = torch.stack([(row - weight).norm(order, dim=1) for row in weight])
-    else:
-        slopes = margin_slopes(layers, order)
-    return slopes.clamp(min=torch.finfo(slopes.dtype).tiny)
+    """Return the largest slope of ``s_y - s_c`` for all y and c, (C, C)."""
+    if not layers.is_linear:
+        return margin_slopes(layers, order)
+    weight = layers.weights[0]
+    return torch.stack([(row - weight).norm(order, dim=1) for row in weight])

@@ -70,6 +70,7 @@ SLOPES = {
     nn.Softplus: lambda module: 1.0,
     nn.Tanh: lambda module: 1.0,
 }
+LAST = frozenset({nn.LogSoftmax, nn.Sigmoid, nn.Softmax})
 Part = tuple[Tensor, Tensor] | nn.Module
 
 
@@ -133,13 +134,16 @@ class Layers:
     def label_indices(self, y: Any) -> Tensor:
         """Return the position of each label of `y` among the classes."""
         y = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
+        if y.ndim != 1:
+            raise ValueError(f"`y` must have shape (n_samples,); got {y.shape}.")
         order = np.argsort(self.classes)
         places = np.searchsorted(self.classes, y, sorter=order).clip(max=len(order) - 1)
         found = order[places]
         if not np.array_equal(self.classes[found], y):
             unknown = sorted({str(label) for label in y[self.classes[found] != y]})
             raise ValueError(
-                f"`y` must hold labels that the model knows, {list(self.classes)}; got {unknown}."
+                f"`y` must hold labels that the model knows, {self.classes.tolist()}; "
+                f"got {unknown}."
             )
         return torch.from_numpy(found)
 
@@ -246,26 +250,27 @@ def _head_parts(head: Any) -> list[Part]:
 def _module_parts(model: nn.Module, shape: tuple[int, ...]) -> list[Part]:
     """Return the parts of a stack of layers, in evaluation mode and float64."""
     modules = _flattened(copy.deepcopy(model).double().cpu().eval())
-    if modules and type(modules[-1]) in {nn.Softmax, nn.LogSoftmax, nn.Sigmoid}:
+    if modules and type(modules[-1]) in LAST:
         modules = modules[:-1]
     parts: list[Part] = []
     for module in modules:
-        if type(module) in AFFINE_MODULES:
+        if type(module) in AFFINE_MODULES and not _needs_batch(module):
             part, shape = _probed(module, shape)
             parts.append(part)
-        elif type(module) in SLOPES:
+        elif type(module) in SLOPES and not _has_hooks(module):
             parts.append(module)
         else:
             known = ", ".join(sorted(cls.__name__ for cls in AFFINE_MODULES.union(SLOPES)))
             raise NotFoldableError(
-                f"A torch head must be an nn.Sequential of {known}; got {type(module).__name__}. "
+                f"A torch head must be an nn.Sequential of {known}, without hooks, and batch "
+                f"normalization must track statistics; got {type(module).__name__}. "
                 "Attacks, in `robustness_report`, work on any module."
             )
     return parts
 
 
 def _flattened(module: nn.Module) -> list[nn.Module]:
-    if type(module) is not nn.Sequential:
+    if type(module) is not nn.Sequential or _has_hooks(module):
         return [module]
     return [part for child in module for part in _flattened(child)]
 
@@ -276,10 +281,29 @@ def _probed(
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
     """Return matrix and offset of an affine module on flat inputs, and its output shape."""
     width = math.prod(shape)
-    offset = module(torch.zeros(1, *shape, dtype=torch.float64))
-    moved = module(PROBE * torch.eye(width, dtype=torch.float64).reshape(width, *shape))
-    matrix = (moved - offset).reshape(width, -1).T / PROBE
-    return (matrix, offset.flatten()), tuple(offset.shape[1:])
+    probes = torch.cat([torch.zeros(1, width), PROBE * torch.eye(width), torch.ones(1, width)])
+    try:
+        out = module(probes.double().reshape(-1, *shape))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{module} must take inputs of shape {shape}; it says: {error}") from None
+    if len(out) != len(probes):
+        raise ValueError(f"{module} must keep {len(probes)} rows apart; got {len(out)} from it.")
+    offset, *moved, ones = out.reshape(width + 2, -1)
+    matrix = (torch.stack(moved) - offset).T / PROBE
+    # A hook may do anything to what the layer itself returns.
+    size = float((matrix.abs().sum(1) + offset.abs()).max())
+    if not torch.allclose(matrix.sum(1) + offset, ones, rtol=0.0, atol=1e-9 * size):
+        raise NotFoldableError(f"{module} must be affine; it is not. Remove its hooks.")
+    return (matrix, offset), tuple(out.shape[1:])
+
+
+def _needs_batch(module: nn.Module) -> bool:
+    """Return whether the output for one row depends on the others, in evaluation mode too."""
+    return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _float64(x: Any) -> Tensor:

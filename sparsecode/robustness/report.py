@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sparsecode._checks import check_choice, check_finite, check_float
+from sparsecode._checks import check_choice, check_float
 from sparsecode.robustness.affine import NotFoldableError
 from sparsecode.robustness.attacks import DEFINED, ORDERS, adversarial_examples
-from sparsecode.robustness.certificates import Certificate, certify
+from sparsecode.robustness.certificates import Certificate, certify, check_box, flat_rows
 from sparsecode.robustness.target import Target, target_of
 
 
@@ -118,7 +117,7 @@ def robustness_report(
     Parameters
     ----------
     model : fitted scikit-learn classifier or pipeline, torch Module, or list of fitted parts
-    X : array or Tensor of shape (n_samples, ...)
+    X : array, sparse matrix or Tensor of shape (n_samples, ...)
     y : array or Tensor of shape (n_samples,)
         True labels; for a Module the indices of its outputs.
     eps : sequence of float > 0
@@ -161,6 +160,7 @@ def robustness_report(
     attacks = DEFINED[norm] if attacks is None else attacks
     for name in attacks:
         check_choice("attacks", name, DEFINED[norm])
+    check_box(box)
     sizes = np.array(sorted({check_float("eps", value, low=0.0, open_low=True) for value in eps}))
     shape, rows, labels = _read(X, y, box)
     target = target_of(model, shape, affine=affine, step=difference_step)
@@ -199,12 +199,7 @@ def _read(
     X: Any, y: Any, box: tuple[float, float] | None
 ) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """Return the shape of a row, flat float64 rows inside the box, and labels."""
-    X = X.detach().cpu() if isinstance(X, Tensor) else torch.tensor(np.asarray(X, dtype=np.float64))
-    if X.ndim < 2 or 0 in X.shape:
-        raise ValueError(
-            f"`X` must have shape (n_samples, ...) without empty axes; got {tuple(X.shape)}."
-        )
-    rows = check_finite("X", X.flatten(1).double()).numpy()
+    shape, rows = flat_rows(X)
     labels = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
     if labels.shape != (len(rows),):
         raise ValueError(f"`y` must have shape (n_samples,) = ({len(rows)},); got {labels.shape}.")
@@ -212,4 +207,4 @@ def _read(
         raise ValueError(
             f"`X` must lie in `box` = {box}; got entries from {rows.min():g} to {rows.max():g}."
         )
-    return tuple(X.shape[1:]), rows, labels
+    return shape, rows.numpy(), labels

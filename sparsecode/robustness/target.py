@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsecode.robustness.affine import NotFoldableError
+from sparsecode.robustness.affine import NotFoldableError, with_names
 from sparsecode.robustness.layers import layers_of
 
 EXACT_GRADIENTS = "exact"
@@ -43,7 +43,8 @@ class Target:
         if not found.any(1).all():
             unknown = sorted({str(label) for label in np.asarray(y)[~found.any(1)]})
             raise ValueError(
-                f"`y` must hold labels that the model knows, {list(self.classes)}; got {unknown}."
+                f"`y` must hold labels that the model knows, {self.classes.tolist()}; "
+                f"got {unknown}."
             )
         return found.argmax(1)
 
@@ -84,7 +85,7 @@ def target_of(
     else:
 
         def predict(X: np.ndarray) -> np.ndarray:
-            return model.predict(X.reshape(-1, *shape))
+            return model.predict(with_names(model, X.reshape(-1, *shape)))
 
     return Target(layers.module(), EXACT_GRADIENTS, predict, layers.classes)
 
@@ -108,7 +109,7 @@ def _unfolded(model: Any, shape: tuple[int, ...], step: float) -> Target:
     scores = _score_function(model, shape)
 
     def predict_labels(X: np.ndarray) -> np.ndarray:
-        return model.predict(X.reshape(-1, *shape))
+        return model.predict(with_names(model, X.reshape(-1, *shape)))
 
     return Target(
         _CentralDifferences(scores, step), FINITE_DIFFERENCES, predict_labels, model.classes_
@@ -125,7 +126,7 @@ def _score_function(model: Any, shape: tuple[int, ...]) -> Scores:
         )
 
     def scores(X: np.ndarray) -> np.ndarray:
-        X = X.reshape(-1, *shape)
+        X = with_names(model, X.reshape(-1, *shape))
         if not has_decision:
             return np.log(np.maximum(model.predict_proba(X), np.finfo(np.float64).tiny))
         decision = model.decision_function(X)

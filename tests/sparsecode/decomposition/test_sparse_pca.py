@@ -137,7 +137,8 @@ def test_it_is_searched_over_in_a_pipeline(X: np.ndarray) -> None:
 
 def test_a_tensor_gives_a_differentiable_tensor(X: np.ndarray) -> None:
     x = torch.tensor(X, dtype=torch.float32, requires_grad=True)
-    pca = SparsePCA(3).fit(x.detach())
+    pca = SparsePCA(3).fit(x)
+    assert pca.partial_fit(x).n_samples_seen_ == 2 * len(X)
     Z = pca.transform(x)
     np.testing.assert_allclose(Z.detach(), pca.transform(X), rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(Z[:, 1].sum(), x)

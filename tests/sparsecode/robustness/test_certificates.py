@@ -2,10 +2,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -245,13 +246,44 @@ def test_labels_may_be_of_any_kind_and_tensors_are_taken() -> None:
         (np.zeros((2, 12)), [0], "l2", "`y` must have one label for each of 2 rows; got 1"),
         (np.zeros(12), [0], "l2", r"`X` must have shape \(n_samples, ...\)"),
         (np.full((2, 12), np.nan), [0, 1], "l2", "`X` must be finite"),
+        (np.zeros((2, 12)), [[0], [1]], "l2", r"`y` must have shape \(n_samples,\); got \(2, 1\)"),
+        (np.zeros((2, 12)), None, "l2", r"`y` must have shape \(n_samples,\); got \(\)"),
     ],
-    ids=["norm", "label", "length", "shape", "nan"],
+    ids=["norm", "label", "length", "shape", "nan", "columns of labels", "no labels"],
 )
 def test_bad_inputs_are_refused(X: Any, y: Any, norm: str, message: str) -> None:
     model = LogisticRegression().fit(*data(3))
     with pytest.raises(ValueError, match=message):
         certified_radius(model, X, y, norm)
+
+
+@pytest.mark.parametrize("box", [(1.0, 0.0), 1.0, (0.0, 0.5, 1.0)])
+def test_a_box_must_be_a_range(box: Any) -> None:
+    model = LogisticRegression().fit(*data(3))
+    with pytest.raises(ValueError, match=r"`box` must be \(low, high\) with low < high"):
+        certify(model, *data(3), box=box)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_prediction_that_cannot_change_has_an_infinite_radius(norm: str) -> None:
+    head = nn.Linear(2, 3)
+    head.weight.data.zero_()
+    head.bias.data.copy_(torch.tensor([2.0, 1.0, 2.0]))
+    found = certify(head, np.zeros((3, 2)), [0, 1, 2], norm)
+    assert found.radius.tolist() == [0.0, 0.0, 0.0]  # two scores are tied
+    head.bias.data[2] = 0.0
+    found = certify(head, np.zeros((3, 2)), [0, 1, 2], norm)
+    assert found.radius.tolist() == [np.inf, 0.0, 0.0]
+    assert found.rival.tolist() == [0, 0, 0]
+    assert (worst_case_step(head, np.zeros((1, 2)), [0], norm) == 0).all()
+
+
+def test_sparse_rows_are_taken() -> None:
+    X, y = data(3)
+    model = make_pipeline(TruncatedSVD(4), LogisticRegression()).fit(scipy.sparse.csr_array(X), y)
+    for sparse in (scipy.sparse.csr_array(X), scipy.sparse.csc_matrix(X)):
+        assert (certified_radius(model, sparse, y) == certified_radius(model, X, y)).all()
+        assert (worst_case_step(model, sparse, y) == worst_case_step(model, X, y)).all()
 
 
 def test_networks_have_no_worst_case_in_closed_form() -> None:

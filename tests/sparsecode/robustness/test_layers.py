@@ -49,6 +49,11 @@ def points(n: int = 50) -> np.ndarray:
     return RNG.normal(size=(n, 6)) * 5
 
 
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda module, inputs, out: out**3)
+    return module
+
+
 def scores(model: Any, x: np.ndarray, **settings: Any) -> np.ndarray:
     return layers_of(model, x.shape[1:], **settings).scores(torch.from_numpy(x).flatten(1)).numpy()
 
@@ -204,12 +209,36 @@ def test_labels_are_found_among_classes_of_any_kind() -> None:
         (nn.Sequential(nn.Linear(6, 3), nn.LayerNorm(3)), "got LayerNorm"),
         (nn.Bilinear(6, 6, 3), "got Bilinear"),
         (nn.Sequential(nn.Linear(6, 3), nn.ReLU()), "A model must end with an affine layer"),
+        (
+            nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3, track_running_stats=False)),
+            "batch normalization must track statistics; got BatchNorm1d",
+        ),
+        (hooked(nn.Linear(6, 3)), "must be affine; it is not. Remove its hooks"),
+        (nn.Sequential(hooked(nn.Tanh()), nn.Linear(6, 3)), "without hooks, .* got Tanh"),
+        (hooked(nn.Sequential(nn.Linear(6, 3))), "without hooks, .* got Sequential"),
     ],
-    ids=["head", "front end", "layer", "module", "activation last"],
+    ids=[
+        "head",
+        "front end",
+        "layer",
+        "module",
+        "activation last",
+        "statistics of a batch",
+        "layer with a hook",
+        "activation with a hook",
+        "stack with a hook",
+    ],
 )
 def test_other_models_are_refused(model: Any, message: str) -> None:
     with pytest.raises(NotFoldableError, match=message):
         layers_of(model, (6,))
+
+
+def test_layers_must_fit_the_input() -> None:
+    with pytest.raises(ValueError, match=r"Linear\(.* must take inputs of shape \(6,\); it says"):
+        layers_of(nn.Linear(7, 3), (6,))
+    with pytest.raises(ValueError, match=r"Flatten\(.* must keep 8 rows apart; got 48"):
+        layers_of(nn.Sequential(nn.Flatten(0), nn.Linear(6, 3)), (6,))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -28,6 +29,15 @@ def test_what_folds_has_exact_gradients_and_its_own_predictions() -> None:
     assert (target.predict(X) == model.predict(X)).all()
     found = target.module(torch.from_numpy(X).float())
     np.testing.assert_allclose(found, model.decision_function(X), rtol=1e-4, atol=1e-4)
+
+
+def test_data_frames_keep_their_names() -> None:
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    for head in (LogisticRegression(), SVC()):  # without names, these warn, which is an error here
+        model = make_pipeline(PCA(4), head).fit(frame, Y)
+        target = target_of(model, (5,))
+        assert (target.predict(X) == model.predict(frame)).all()
+        assert target.module(torch.from_numpy(X).float()).shape == (90, 3)
 
 
 def test_parts_in_a_list_predict_by_their_scores() -> None:
