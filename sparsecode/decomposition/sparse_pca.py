@@ -49,7 +49,8 @@ class SparsePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     l2_alpha : float, default=0.0
         Adds ``l2_alpha / 2 ||V||^2``, the other part of an elastic net; for "elastic_net" only.
     penalty : AbstractPenalty or None, default=None
-        Penalty on V in place of the l1 norm; for "proximal_gradient" only.
+        Penalty on V in place of the l1 norm, such as `sparsecode.penalties.L0` or your own; for
+        "proximal_gradient" only.
     transform_algorithm : {"projection", "ridge"}, default="projection"
         Scores of a row x: "projection" is ``V x``, as in the robustness paper below; "ridge" is the
         least squares fit ``(V V.T + ridge_alpha I)^-1 V x``, as in scikit-learn.

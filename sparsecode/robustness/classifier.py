@@ -237,7 +237,7 @@ class SparsePCAClassifier(ClassifierMixin, HasPipeline, BaseEstimator):
         self,
         X: Any,
         y: Any,
-        eps: Sequence[float],
+        eps: float | Sequence[float],
         norm: str = "linf",
         *,
         attacks: Sequence[str] | None = None,
@@ -251,7 +251,7 @@ class SparsePCAClassifier(ClassifierMixin, HasPipeline, BaseEstimator):
         ----------
         X : array of shape (n_samples, n_features)
         y : array of shape (n_samples,)
-        eps : sequence of float > 0
+        eps : float > 0 or sequence of them
         norm : {"linf", "l2", "l1"}, default="linf"
         attacks : sequence of str or None, default=None
             Of "fgsm", "pgd", "mim" and "square"; None takes those that fit the norm.

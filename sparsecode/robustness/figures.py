@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from sparsecode._checks import check_choice
+from sparsecode.robustness.attacks import ATTACKS
 from sparsecode.robustness.report import RobustnessReport
+
+CURVES = ("clean", "certified", *ATTACKS, "worst")
 
 
 def accuracy_figure(
@@ -32,12 +36,17 @@ def accuracy_figure(
 
     Raises
     ------
+    ValueError
+        If norms differ, or there is no such measure.
     ImportError
         If matplotlib is not installed.
     """
     norms = {report.norm for report in reports.values()}
     if len(norms) != 1:
         raise ValueError(f"`reports` must all be in one norm; got {sorted(norms)}.")
+    known = {name for report in reports.values() for name in report.accuracy}
+    for measure in measures:
+        check_choice("measures", measure, sorted(known.union(CURVES)))
     if ax is None:
         ax = _new_axes()
     for i, (name, report) in enumerate(reports.items()):

@@ -97,7 +97,7 @@ def robustness_report(
     model: Any,
     X: Any,
     y: Any,
-    eps: Sequence[float],
+    eps: float | Sequence[float],
     norm: str = "linf",
     *,
     attacks: Sequence[str] | None = None,
@@ -120,7 +120,7 @@ def robustness_report(
     X : array, sparse matrix or Tensor of shape (n_samples, ...)
     y : array or Tensor of shape (n_samples,)
         True labels; for a Module the indices of its outputs.
-    eps : sequence of float > 0
+    eps : float > 0 or sequence of them
         Sizes of the steps.
     norm : {"linf", "l2", "l1"}, default="linf"
     attacks : sequence of {"fgsm", "pgd", "mim", "square"} or None, default=None
@@ -161,7 +161,10 @@ def robustness_report(
     for name in attacks:
         check_choice("attacks", name, DEFINED[norm])
     check_box(box)
-    sizes = np.array(sorted({check_float("eps", value, low=0.0, open_low=True) for value in eps}))
+    values = np.ravel(np.asarray(eps)).tolist()
+    sizes = np.array(sorted({check_float("eps", v, low=0.0, open_low=True) for v in values}))
+    if not len(sizes):
+        raise ValueError(f"`eps` must hold at least one step size; got {eps!r}.")
     shape, rows, labels = _read(X, y, box)
     target = target_of(model, shape, affine=affine, step=difference_step)
     right = target.predict(rows) == labels

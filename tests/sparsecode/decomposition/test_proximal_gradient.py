@@ -7,11 +7,11 @@ from torch import Tensor
 from sparsecode.decomposition.elastic_net import alternating_elastic_net
 from sparsecode.decomposition.principal_rows import PrincipalRows
 from sparsecode.decomposition.proximal_gradient import alternating_proximal_gradient
-from sparsecode.penalties import L1, AbstractPenalty
+from sparsecode.penalties import L0, L1, AbstractPenalty, ElasticNet
 
 
 @dataclass(frozen=True)
-class L0(AbstractPenalty):
+class Own(AbstractPenalty):
     """A user's own non-convex penalty: hard thresholding."""
 
     alpha: float
@@ -38,8 +38,18 @@ def test_with_l1_it_solves_the_elastic_net_problem(rows: Tensor, alpha: float) -
     assert exact.objectives[-1] == pytest.approx(steps.objectives[-1], rel=1e-5)
 
 
-def test_any_penalty_will_do(rows: Tensor) -> None:
-    result = alternating_proximal_gradient(rows, rows[:3], penalty=L0(4.0), max_iter=500)
+@pytest.mark.parametrize("alpha", [0.5, 3.0])
+@pytest.mark.parametrize("l2", [0.5, 20.0])
+def test_with_an_elastic_net_it_solves_that_problem(rows: Tensor, alpha: float, l2: float) -> None:
+    limits = {"max_iter": 3000, "tol": 1e-12}
+    steps = alternating_proximal_gradient(rows, rows[:3], penalty=ElasticNet(alpha, l2), **limits)
+    exact = alternating_elastic_net(rows, steps.loadings, alpha=alpha, l2=l2, **limits)
+    assert exact.objectives[-1] == pytest.approx(steps.objectives[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [L0(4.0), Own(4.0)], ids=["l0", "a user's own"])
+def test_any_penalty_will_do(rows: Tensor, penalty: AbstractPenalty) -> None:
+    result = alternating_proximal_gradient(rows, rows[:3], penalty=penalty, max_iter=500)
     residual = rows - result.scores.T @ result.loadings
     n_used = int((result.loadings != 0).sum())
     assert 3 <= n_used < 36

@@ -47,6 +47,11 @@ def test_norms_are_not_mixed() -> None:
         accuracy_figure(found | {"c": other})
 
 
+def test_measures_must_exist() -> None:
+    with pytest.raises(ValueError, match=r"`measures` must be one of .*'pgd'.*; got 'pdg'"):
+        accuracy_figure(reports(), ["pdg"])
+
+
 def test_without_matplotlib_a_sentence_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

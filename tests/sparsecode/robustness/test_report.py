@@ -168,6 +168,7 @@ def test_sizes_are_sorted_and_counted_once() -> None:
     model = LogisticRegression().fit(*data())
     report = robustness_report(model, *data(), [0.2, 0.1, 0.2], attacks=[])
     assert report.eps.tolist() == [0.1, 0.2]
+    assert robustness_report(model, *data(), 0.2, attacks=[]).eps.tolist() == [0.2]
 
 
 @pytest.mark.parametrize(
@@ -177,12 +178,25 @@ def test_sizes_are_sorted_and_counted_once() -> None:
         ({"attacks": ["cw"]}, "`attacks` must be one of 'fgsm'"),
         ({"attacks": ["square"], "norm": "l1"}, "`attacks` must be one of 'fgsm', 'pgd', 'mim'; "),
         ({"eps": [0.1, -1.0]}, "`eps` must be a finite number in"),
+        ({"eps": []}, r"`eps` must hold at least one step size; got \[\]"),
+        ({"box": (0.6, 0.4)}, r"`box` must be \(low, high\) with low < high"),
         ({"box": (0.4, 0.6)}, r"`X` must lie in `box` = \(0.4, 0.6\); got entries from"),
         ({"y": [0, 1]}, r"`y` must have shape \(n_samples,\) = \(80,\); got \(2,\)"),
         ({"X": np.zeros(9)}, r"`X` must have shape \(n_samples, ...\)"),
         ({"X": np.full((80, 9), np.inf)}, "`X` must be finite"),
     ],
-    ids=["norm", "attack", "square in l_1", "eps", "box", "y", "shape", "infinity"],
+    ids=[
+        "norm",
+        "attack",
+        "square in l_1",
+        "eps",
+        "no eps",
+        "no box",
+        "box",
+        "y",
+        "shape",
+        "infinity",
+    ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     X, y = data()
