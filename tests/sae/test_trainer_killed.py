@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(1200)  # a hundred processes, on a machine that may be busy
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 
 

@@ -27,6 +27,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.timeout(1200)  # a hundred processes, on a machine that may be busy
 def test_a_writer_killed_at_random_moments_continues(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("kill_writer.py"), tmp_path],
@@ -38,7 +39,7 @@ def test_a_writer_killed_at_random_moments_continues(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["shards"] >= 10
-    assert found["interrupted"] >= 10, "the kills came too late to test anything"
+    assert found["interrupted"] >= 20, "the kills came too late to test anything"
     assert found["with_shards"] >= 3, "the kills came too early to test anything"
     assert found["different"] == 0
     assert found["written_again"] == 0
