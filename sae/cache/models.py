@@ -157,7 +157,7 @@ def load(
 
 
 def _compute_in_float32(model: nn.Module) -> Callable[[], None]:
-    """Let half precision on a CPU, a hundred times slower there, run in float32.
+    """Let half precision run in float32 on a CPU, where it is many times faster.
 
     Returns a function that gives a model the very weights back that it came with.
     """
