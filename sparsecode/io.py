@@ -95,12 +95,12 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         _lock(handle, folder)
         yield
     finally:
-        os.close(handle)
         for path in made:
             try:
                 path.rmdir()
             except OSError:  # something was written
                 break
+        os.close(handle)  # last: until then nobody else can have begun in the folder
 
 
 def write_bytes(path: str | Path, data: bytes) -> str:
