@@ -23,7 +23,7 @@ WINDOW_BYTES = 2**29
 STORAGE_SHIFT = 40  # a piece of storage has fewer rows than 2 to this
 ROW_MASK = (1 << STORAGE_SHIFT) - 1
 _PART_BYTES = 2**20  # of rows that are picked before they are converted
-_PREPARED = 8  # blocks that a thread looks at together
+_PREPARED = 128  # blocks that a thread looks at together
 _READERS = min(4, os.cpu_count() or 1)
 _SERIAL = 2**15 - 1  # torch runs an elementwise operation on fewer elements in the calling thread
 

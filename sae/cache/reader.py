@@ -255,12 +255,15 @@ class Cache(AbstractSource):
         return rows if selected.all() else rows[selected]
 
     def _prepare(self, blocks: np.ndarray) -> None:
-        for block in blocks:
-            if self._verify and not self._verified[block]:
-                self._read_block(int(block))
-            else:
-                shard, first, last = self._place_of(int(block))
-                will_need(self._shards.get(shard).activations[first:last])
+        known = np.sort(blocks[self._verified[blocks]] if self._verify else blocks)
+        for block in np.setdiff1d(blocks, known, assume_unique=True):
+            self._read_block(int(block))
+        for run in np.split(known, np.flatnonzero(np.diff(known) != 1) + 1):
+            if len(run):
+                shard, first, last = self._place_of(int(run[0]))
+                other, _, end = self._place_of(int(run[-1]))
+                rows = self._shards.get(shard).activations
+                will_need(rows[first : end if other == shard else len(rows)])
 
     def _place(self, block: int) -> np.ndarray:
         shard, first, last = self._place_of(block)
