@@ -254,7 +254,9 @@ class AutoencoderTask(AbstractTask):
         """Return the scalar metrics of `sae.evaluate` on some held-out rows."""
         if self._heldout is None:
             return None
-        found = measure(self._model, self._heldout, EVALUATION_BATCH, self._config.eval_rows, False)
+        found = measure(
+            self._model, self._heldout, EVALUATION_BATCH, self._config.eval_rows, False, []
+        )
         return {name: value for name, value in found.items() if name not in NOT_LOGGED}
 
     def close(self) -> None:

@@ -2,7 +2,12 @@
 
 from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders.base import Losses as Losses
+from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders.k_sparse import KSparse as KSparse
 from sae.autoencoders.topk import TopK as TopK
 
-AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {"topk": TopK, "k_sparse": KSparse}
+AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
+    "topk": TopK,
+    "k_sparse": KSparse,
+    "hierarchical_topk": HierarchicalTopK,
+}

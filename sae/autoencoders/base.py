@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsecode import SparseCodes, decode
 from sparsecode._checks import check_floating, check_int, check_last_dim
+from sparsecode.losses import auxk_loss
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class AbstractAutoencoder(nn.Module, ABC):
 
     unit_norm_decoder: ClassVar[bool] = False
     """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
+
+    serves_all_budgets: ClassVar[bool] = False
+    """Whether codes cut to fewer latents are trained for; `sae.evaluate` then shows each."""
 
     W_enc: Tensor
     b_enc: Tensor
@@ -162,6 +166,77 @@ def random_rows(n_latents: int, n_features: int, seed: int | None) -> Tensor:
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     rows = torch.randn(n_latents, n_features, generator=generator)
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-30)
+
+
+def tied_start(model: AbstractAutoencoder, seed: int | None) -> None:
+    """Give `model` random decoder rows of unit norm, their transpose as encoder, zero biases."""
+    rows = random_rows(model.n_latents, model.n_features, seed)
+    model.W_enc = latent_columns(rows.clone())
+    model.b_enc = nn.Parameter(torch.zeros(model.n_latents))
+    model.W_dec = nn.Parameter(rows)
+    model.b_dec = nn.Parameter(torch.zeros(model.n_features))
+
+
+@torch.no_grad()
+def scale_encoder(model: AbstractAutoencoder, sample: Tensor, codes: SparseCodes) -> float:
+    """Scale ``W_enc`` so that the first reconstructions have the size of the data.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+        With zero ``b_enc``, so that codes scale with the encoder.
+    sample : Tensor of shape (N, D)
+    codes : SparseCodes of shape (N, F)
+        Of `sample`, with the encoder as it is.
+
+    Returns
+    -------
+    float
+        The factor: least squares of the centered rows on their reconstructions.
+    """
+    centered, first = sample - model.b_dec, model.decode(codes) - model.b_dec
+    energy = first.double().square().sum()
+    if not energy > 0:
+        return 1.0
+    factor = ((first.double() * centered.double()).sum() / energy).clamp(min=1e-3).float()
+    model.W_enc.mul_(factor)
+    return float(factor)
+
+
+def auxk_terms(
+    model: AbstractAutoencoder,
+    x: Tensor,
+    residual: Tensor,
+    dead_latents: Tensor | None,
+    *,
+    coefficient: float,
+    k_aux: int | None,
+) -> dict[str, Tensor]:
+    """Return ``{"auxk": coefficient * auxk_loss}``, or nothing where it does not apply.
+
+    Parameters
+    ----------
+    model : AbstractAutoencoder
+    x : Tensor of shape (N, D)
+        Encoder input, pre-bias already subtracted.
+    residual : Tensor of shape (N, D)
+    dead_latents : Tensor of shape (F,), bool, or None
+    coefficient : float
+    k_aux : int or None
+        None means half of the features.
+    """
+    if dead_latents is None or coefficient == 0:
+        return {}
+    loss = auxk_loss(
+        x,
+        residual.detach(),
+        model.W_enc,
+        model.b_enc,
+        model.W_dec,
+        dead_latents=dead_latents,
+        k_aux=k_aux or max(1, model.n_features // 2),
+    )
+    return {"auxk": coefficient * loss}
 
 
 @torch.no_grad()

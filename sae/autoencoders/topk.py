@@ -3,18 +3,18 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae.autoencoders.base import (
     AbstractAutoencoder,
     Losses,
+    auxk_terms,
     geometric_median,
-    latent_columns,
-    random_rows,
+    scale_encoder,
+    tied_start,
 )
 from sparsecode import SparseCodes, decode_mse, encode_topk
 from sparsecode._checks import check_float, check_int
-from sparsecode.losses import auxk_loss
 
 
 class TopK(AbstractAutoencoder):
@@ -74,11 +74,7 @@ class TopK(AbstractAutoencoder):
         self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
         self.pre_bias = bool(pre_bias)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
-        rows = random_rows(n_latents, n_features, self.seed)
-        self.W_enc = latent_columns(rows.clone())
-        self.b_enc = nn.Parameter(torch.zeros(n_latents))
-        self.W_dec = nn.Parameter(rows)
-        self.b_dec = nn.Parameter(torch.zeros(n_features))
+        tied_start(self, self.seed)
 
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
         """Return the k largest latents of each row, descending."""
@@ -92,31 +88,22 @@ class TopK(AbstractAutoencoder):
         x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
         codes = self._codes(x, self.k)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
-        terms = {"mse": mse}
-        if dead_latents is not None and self.aux_coefficient > 0:
-            terms["auxk"] = self.aux_coefficient * auxk_loss(
-                x - self.b_dec if self.pre_bias else x,
-                target - recon.detach(),
-                self.W_enc,
-                self.b_enc,
-                self.W_dec,
-                dead_latents=dead_latents,
-                k_aux=self.k_aux or max(1, self.n_features // 2),
-            )
-        return Losses(terms, codes.detach(), recon.detach())
+        auxk = auxk_terms(
+            self,
+            x - self.b_dec if self.pre_bias else x,
+            target - recon.detach(),
+            dead_latents,
+            coefficient=self.aux_coefficient,
+            k_aux=self.k_aux,
+        )
+        return Losses({"mse": mse, **auxk}, codes.detach(), recon.detach())
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Put ``b_dec`` at the geometric median and scale the encoder to the size of the data."""
         sample = self._checked(sample).to(self.W_enc.dtype)
         self.b_dec.copy_(geometric_median(sample))
-        centered = sample - self.b_dec
-        first = self.decode(self._codes(sample, self.k)) - self.b_dec
-        energy = first.double().square().sum()
-        if energy > 0:
-            self.W_enc.mul_(
-                ((first.double() * centered.double()).sum() / energy).clamp(min=1e-3).float()
-            )
+        scale_encoder(self, sample, self._codes(sample, self.k))
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
         pre_bias = self.b_dec if self.pre_bias else None

@@ -30,10 +30,11 @@ OPTIONS = of_function(
         "split": DATA,
         "heldout_fraction": DATA,
         "max_rows": DATA,
+        "budgets": OTHER,
         "batch_size": OTHER,
         "progress": OTHER,
     },
-    kinds={"heldout_fraction": float | None},
+    kinds={"heldout_fraction": float | None, "budgets": list[int] | None},
     defaults={"heldout_fraction": None, "progress": None},
     helps={
         "heldout_fraction": "Share that is held out; without it, that of the training.",

@@ -24,6 +24,10 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
         for key, (name, form, note) in METRICS.items()
         if key in metrics
     ]
+    rows += [
+        (f"FVU at k={k}", f"{fvu:.4f}", "with no more latents than this on a row")
+        for k, fvu in metrics.get("fvu_at_k", {}).items()
+    ]
     print_table(title, rows)
 
 

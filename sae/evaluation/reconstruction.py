@@ -1,6 +1,6 @@
 """evaluate: error, sparsity and firing of an autoencoder on rows of data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ def evaluate(
     split: Literal["auto", "heldout", "train", "all"] = "auto",
     heldout_fraction: float = 0.1,
     max_rows: int | None = None,
+    budgets: Sequence[int] | None = None,
     progress: bool | None = False,
 ) -> dict[str, Any]:
     """Measure an autoencoder on rows of data; changes no state.
@@ -43,6 +44,10 @@ def evaluate(
         Share of the data that counts as held out, as in `TrainConfig`.
     max_rows : int or None, default=None
         Look at no more rows than this, evenly spread; None looks at all.
+    budgets : sequence of int or None, default=None
+        Numbers of latents for ``fvu_at_k``, where the model encodes with any k. None means
+        powers of two up to k for a model trained for them, such as `HierarchicalTopK`, and
+        none else.
     progress : bool or None, default=False
         Whether to show a progress bar; None shows one on a terminal.
 
@@ -54,14 +59,17 @@ def evaluate(
         cosine of a row and its reconstruction, not centered), ``l0`` (mean number of latents
         that fire on a row), ``dead_fraction`` (latents that fired on none of these rows),
         ``dense_fraction`` (on more than a tenth of them), ``firing_frequency`` (share of rows
-        for each latent), ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``.
+        for each latent), ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``;
+        with `budgets` also ``fvu_at_k``, a dict from each number of latents to the FVU of the
+        codes that keep no more.
 
     Raises
     ------
     TypeError
         If `model` is no autoencoder.
     ValueError
-        If the width is not that of the model, or there are no rows, or they hold NaN or infinity.
+        If the width is not that of the model, or there are no rows, or they hold NaN or infinity,
+        or `budgets` are asked of a model without a k.
 
     Examples
     --------
@@ -78,8 +86,9 @@ def evaluate(
     batch_size = check_int("batch_size", batch_size, low=1)
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
+    chosen = None if budgets is None else _checked_budgets(model, budgets)
     rows = _side(data, split, heldout_fraction, model.n_features)
-    found = measure(model, rows, batch_size, max_rows, progress)
+    found = measure(model, rows, batch_size, max_rows, progress, chosen)
     return {**found, "split": rows.split or "all"}
 
 
@@ -90,6 +99,7 @@ def measure(
     batch_size: int,
     max_rows: int | None,
     progress: bool | None,
+    budgets: list[int] | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of `evaluate` on `rows`."""
     from tqdm.auto import tqdm
@@ -97,6 +107,8 @@ def measure(
     device = model.b_dec.device
     sums = ReconstructionSums(model.n_features, device=device)
     counts = FiringCounts(model.n_latents, device=device)
+    budgets = usual_budgets(model) if budgets is None else budgets
+    at_k = {k: ReconstructionSums(model.n_features, device=device) for k in budgets}
     spans = list(_spans(rows.n_rows, max_rows, batch_size))
     disable = None if progress is None else not progress
     with evaluation_mode(model), tqdm(spans, disable=disable, desc="evaluate", unit="batch") as bar:
@@ -107,6 +119,11 @@ def measure(
             codes = model.encode(x)
             sums.add(x, model.decode(codes))
             counts.add(codes)
+            if at_k:
+                codes = model.encode(x, k=max(at_k))
+            for k, sums_at_k in at_k.items():
+                sums_at_k.add(x, model.decode(codes.truncate(k)))
+    curve = {"fvu_at_k": {str(k): found.fvu for k, found in at_k.items()}} if at_k else {}
     return {
         "fvu": sums.fvu,
         "explained_variance": 1.0 - sums.fvu,
@@ -118,7 +135,26 @@ def measure(
         "n_rows": sums.n_rows,
         "frequency_histogram": counts.histogram(),
         "firing_frequency": counts.frequency.tolist(),
+        **curve,
     }
+
+
+def usual_budgets(model: AbstractAutoencoder) -> list[int]:
+    """Return the powers of two below k, and k, for a model trained for all of them; else none."""
+    if not model.serves_all_budgets:
+        return []
+    k = model.config()["k"]
+    return [*(1 << i for i in range((k - 1).bit_length())), k]
+
+
+def _checked_budgets(model: AbstractAutoencoder, budgets: Sequence[int]) -> list[int]:
+    if "k" not in model.config():
+        raise ValueError(
+            f"`budgets` must be None for {type(model).__name__}, which has no k; "
+            f"got {list(budgets)}."
+        )
+    bounds = {"low": 1, "high": model.n_latents, "high_name": "n_latents"}
+    return sorted({check_int("budgets", k, **bounds) for k in budgets})
 
 
 def _side(data: Any, split: str, heldout_fraction: float, n_features: int) -> AbstractSource:

@@ -40,8 +40,8 @@ FLAGS = {
         --k-anneal-share --k-start --latents --log-every --loggers --lr --max-grad-norm --optimizer
         --out --overwrite --precision --progress/--no-progress --resume --save-every --seed --steps
         --warmup-share -k""",
-    "evaluate": """--batch-size --debug --heldout-fraction --help --hookpoint --json --max-rows
-        --progress/--no-progress --split""",
+    "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --json
+        --max-rows --progress/--no-progress --split""",
     "report": """--debug --examples --help --hookpoint --max-rows --out
         --progress/--no-progress""",
 }
@@ -253,7 +253,7 @@ WRONG = {
         "Use --resume to go on with it or --overwrite to remove it."
     ),
     "train {rows} --arch topp --out run2": (
-        "Error: `--arch` must be one of topk, k_sparse; got 'topp'. Did you mean 'topk'?"
+        f"Error: `--arch` must be one of {', '.join(AUTOENCODERS)}; got 'topp'. Did you mean"
     ),
     "train {rows} --arch-option aux=3 --out run2": (
         "Error: `--arch-option` must name a setting of topk; 'aux' is none. Did you mean"
