@@ -7,6 +7,8 @@ from sparsecode.ops.activation import threshold as threshold
 from sparsecode.ops.decode import decode as decode
 from sparsecode.ops.decode import decode_mse as decode_mse
 from sparsecode.ops.encode import encode_topk as encode_topk
+from sparsecode.ops.encode_batch import encode_batch_topk as encode_batch_topk
+from sparsecode.ops.encode_threshold import encode_threshold as encode_threshold
 from sparsecode.ops.hierarchical import hierarchical_mse as hierarchical_mse
 from sparsecode.ops.selection import batch_topk as batch_topk
 from sparsecode.ops.selection import group_max as group_max

@@ -2,6 +2,7 @@
 
 from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders.base import Losses as Losses
+from sae.autoencoders.batch_topk import BatchTopK as BatchTopK
 from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders.k_sparse import KSparse as KSparse
 from sae.autoencoders.topk import TopK as TopK
@@ -10,4 +11,5 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "topk": TopK,
     "k_sparse": KSparse,
     "hierarchical_topk": HierarchicalTopK,
+    "batch_topk": BatchTopK,
 }

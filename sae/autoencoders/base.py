@@ -240,6 +240,32 @@ def auxk_terms(
 
 
 @torch.no_grad()
+def follow_threshold(
+    threshold: Tensor, n_averaged: Tensor, codes: SparseCodes, decay: float
+) -> None:
+    """Move a running average towards the smallest positive value of `codes`.
+
+    The average is that of the values seen, with weights ``decay ** age`` that sum to one: it
+    has no start at 0 to forget. Codes without a positive value change nothing.
+
+    Parameters
+    ----------
+    threshold : Tensor, scalar
+        Changed in place.
+    n_averaged : Tensor, scalar, int64
+        How many values it has seen; changed in place.
+    codes : SparseCodes
+    decay : float in [0, 1)
+    """
+    positive = codes.values[codes.values > 0]
+    if not positive.numel():
+        return
+    n_averaged += 1
+    share = (1.0 - decay) / (1.0 - decay ** int(n_averaged)) if decay > 0 else 1.0
+    threshold += share * (positive.min().to(threshold.dtype) - threshold)
+
+
+@torch.no_grad()
 def geometric_median(sample: Tensor, *, max_iter: int = 100, tol: float = 1e-6) -> Tensor:
     """Return the point with the least sum of distances to the rows, by Weiszfeld's iteration.
 

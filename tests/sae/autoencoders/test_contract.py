@@ -10,6 +10,7 @@ from sae.testing import check_autoencoder
 OPTIONS = {
     "topk": [{}, {"k": 1}, {"k": 40}, {"pre_bias": False}, {"aux_coefficient": 0.0}, {"k_aux": 3}],
     "k_sparse": [{}, {"k_start": 20}, {"alpha": 2.0}],
+    "batch_topk": [{}, {"k": 0.5}, {"k": 40.0}, {"pre_bias": False}, {"threshold_decay": 0.0}],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]

@@ -1,0 +1,119 @@
+"""BatchTopK: one selection a batch in training, one threshold at inference."""
+
+import pytest
+import torch
+
+import sae
+from sparsecode import batch_topk
+from sparsecode.datasets import make_sparse_data
+
+
+def make(**settings):
+    return sae.BatchTopK(**{"n_features": 6, "n_latents": 50, "k": 4, "seed": 1, **settings})
+
+
+@pytest.fixture
+def x():
+    return torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("k", [0.3, 1.5, 4, 50])
+def test_loss_and_gradients_are_those_of_the_formula(x, k):
+    model = make(k=k)
+    model.initialize(x)
+    losses = model.loss_terms(x, x)
+    got = torch.autograd.grad(losses.terms["mse"], list(model.parameters()))
+    model = model.double()
+    z = ((x.double() - model.b_dec) @ model.W_enc + model.b_enc).relu()
+    kept = z.flatten().topk(int(k * 24)).indices
+    mask = torch.zeros(z.numel()).scatter(0, kept, 1.0).reshape(z.shape)
+    recon = (z * mask) @ model.W_dec + model.b_dec
+    loss = (x - recon).square().sum(1).mean()
+    torch.testing.assert_close(losses.terms["mse"].double(), loss, rtol=1e-5, atol=1e-6)
+    for g, w in zip(got, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+        torch.testing.assert_close(g.double(), w, rtol=1e-4, atol=1e-6)
+
+
+def test_training_selects_over_all_leading_axes(x):
+    """SAELens' and dictionary_learning's encoders counted the first axis only (SAELens #570)."""
+    model = make().train()
+    flat = model.encode(x)
+    assert int(flat.n_active.sum()) == 4 * 24
+    for shape in ((4, 6, 6), (2, 3, 4, 6)):
+        codes = model.encode(x.reshape(shape))
+        assert codes.shape == (*shape[:-1], 50)
+        assert codes.flatten() == flat
+
+
+def test_no_row_has_a_cap(x):
+    rows = torch.cat([1e3 * x[:1], 1e-3 * x[1:]])
+    model = make().train()
+    codes = model.encode(rows)
+    want = batch_topk((rows @ model.W_enc).relu(), 4)
+    torch.testing.assert_close(codes.to_dense(), want.to_dense())
+    assert codes.n_active[0] > 4 * 4
+
+
+def test_inference_does_not_depend_on_the_batch(x):
+    model = make()
+    model.initialize(x)
+    model.eval()
+    alone = torch.cat([model.encode(row[None]).to_dense() for row in x])
+    torch.testing.assert_close(alone, model.encode(x).to_dense())
+    z = (x - model.b_dec) @ model.W_enc + model.b_enc
+    torch.testing.assert_close(alone, torch.where(z > model.threshold, z, 0.0))
+
+
+def test_the_threshold_is_an_average_without_a_start_at_zero(x):
+    """Public running averages start at 0 or -1 and are biased for hundreds of steps."""
+    model = make(threshold_decay=0.9).train()
+    smallest = []
+    for scale in (1.0, 1.0, 2.0, 0.5):
+        codes = model.loss_terms(scale * x, x).codes
+        smallest.append(float(codes.values[codes.values > 0].min()))
+        weights = [0.9**age for age in reversed(range(len(smallest)))]
+        want = sum(w * s for w, s in zip(weights, smallest, strict=True)) / sum(weights)
+        assert float(model.threshold) == pytest.approx(want, rel=1e-5)
+    assert smallest[0] == smallest[1]
+
+
+def test_the_threshold_moves_only_in_training_and_never_for_rows_of_zeros(x):
+    model = make()
+    model.initialize(x)
+    before = float(model.threshold)
+    assert before > 0
+    model.eval().loss_terms(x, x)
+    model.train().encode(x)
+    zeros = torch.zeros(5, 6) + model.b_dec.detach()
+    assert float(model.loss_terms(zeros, zeros).codes.values.sum()) == 0.0
+    assert float(model.threshold) == before
+    assert int(model.n_averaged) == 0
+
+
+def test_the_threshold_travels_with_the_model(x, tmp_path):
+    """overcomplete and Bussmann's code lose it on saving or on moving the model."""
+    model = make().train()
+    model.loss_terms(x, x)
+    loaded = sae.load(sae.save(model, tmp_path / "model"))
+    assert torch.equal(loaded.threshold, model.threshold)
+    assert loaded.threshold > 0
+    assert torch.equal(loaded.n_averaged, model.n_averaged)
+    half = make().to(torch.bfloat16)
+    half.load_state_dict(model.state_dict())
+    assert half.threshold.dtype == torch.bfloat16
+    assert float(half.threshold) == pytest.approx(float(model.threshold), rel=1e-2)
+
+
+def test_l0_at_inference_is_near_k_on_rows_not_seen():
+    data = make_sparse_data(6000, 24, 96, k=5, noise=0.05, seed=0)[0]
+    model = sae.BatchTopK(n_features=24, n_latents=96, k=5, seed=0)
+    config = sae.TrainConfig(batch_size=512, n_steps=200, progress=False)
+    found = sae.Trainer(model, data, config).fit().evaluation
+    assert found["l0"] == pytest.approx(5, rel=0.05)
+    assert found["fvu"] < 0.3
+
+
+@pytest.mark.parametrize("k", [0, -1.0, 51])
+def test_bad_k_gets_one_sentence(k):
+    with pytest.raises(ValueError, match=r"`k` must be a finite number in \(0, 50\]; got"):
+        make(k=k)
