@@ -8,6 +8,7 @@ from sae.autoencoders import BatchTopK as BatchTopK
 from sae.autoencoders import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders import KSparse as KSparse
 from sae.autoencoders import Losses as Losses
+from sae.autoencoders import Matryoshka as Matryoshka
 from sae.autoencoders import TopK as TopK
 from sae.evaluation import evaluate as evaluate
 from sae.files import load as load

@@ -5,6 +5,7 @@ from sae.autoencoders.base import Losses as Losses
 from sae.autoencoders.batch_topk import BatchTopK as BatchTopK
 from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders.k_sparse import KSparse as KSparse
+from sae.autoencoders.matryoshka import Matryoshka as Matryoshka
 from sae.autoencoders.topk import TopK as TopK
 
 AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
@@ -12,4 +13,5 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "k_sparse": KSparse,
     "hierarchical_topk": HierarchicalTopK,
     "batch_topk": BatchTopK,
+    "matryoshka": Matryoshka,
 }

@@ -59,7 +59,7 @@ class BatchTopK(AbstractAutoencoder):
 
     References
     ----------
-    Bussmann, Leask & Nanda (2024), "BatchTopK Sparse Autoencoders", eqs. (5) to (7).
+    Bussmann, Leask & Nanda (2024), "BatchTopK Sparse Autoencoders".
     arXiv:2412.06410. Differs from it in: the threshold is an average that forgets, corrected for
     its start, since early batches come from another model.
 

@@ -11,6 +11,12 @@ OPTIONS = {
     "topk": [{}, {"k": 1}, {"k": 40}, {"pre_bias": False}, {"aux_coefficient": 0.0}, {"k_aux": 3}],
     "k_sparse": [{}, {"k_start": 20}, {"alpha": 2.0}],
     "batch_topk": [{}, {"k": 0.5}, {"k": 40.0}, {"pre_bias": False}, {"threshold_decay": 0.0}],
+    "matryoshka": [
+        {},
+        {"prefixes": [3, 11], "weights": [1.0, 2.0, 0.5]},
+        {"n_sampled": 4},
+        {"selection": "topk", "pre_bias": False},
+    ],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]
