@@ -6,6 +6,7 @@ from sae.autoencoders import AUTOENCODERS as AUTOENCODERS
 from sae.autoencoders import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders import BatchTopK as BatchTopK
 from sae.autoencoders import HierarchicalTopK as HierarchicalTopK
+from sae.autoencoders import JumpReLU as JumpReLU
 from sae.autoencoders import KSparse as KSparse
 from sae.autoencoders import Losses as Losses
 from sae.autoencoders import Matryoshka as Matryoshka

@@ -4,6 +4,7 @@ from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders.base import Losses as Losses
 from sae.autoencoders.batch_topk import BatchTopK as BatchTopK
 from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
+from sae.autoencoders.jumprelu import JumpReLU as JumpReLU
 from sae.autoencoders.k_sparse import KSparse as KSparse
 from sae.autoencoders.matryoshka import Matryoshka as Matryoshka
 from sae.autoencoders.topk import TopK as TopK
@@ -14,4 +15,5 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "hierarchical_topk": HierarchicalTopK,
     "batch_topk": BatchTopK,
     "matryoshka": Matryoshka,
+    "jumprelu": JumpReLU,
 }

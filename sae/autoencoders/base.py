@@ -116,9 +116,9 @@ class AbstractAutoencoder(nn.Module, ABC):
     def parameter_groups(self, *, activation_scale: float = 1.0) -> list[dict[str, Any]]:
         """Return groups for `sparsecode.optim.RowAdam`.
 
-        Biases live on the scale of the activations, dictionary rows on a scale of one, so biases
-        get
-        ``lr_scale = activation_scale``: training is then equivariant to the scale of the data.
+        Biases and thresholds live on the scale of the activations, dictionary rows on a scale of
+        one, so the former get ``lr_scale = activation_scale``: training is then equivariant to
+        the scale of the data.
 
         Parameters
         ----------
@@ -130,7 +130,8 @@ class AbstractAutoencoder(nn.Module, ABC):
         for name, parameter in named.items():
             latent_dim = {"W_enc": 1, "W_dec": 0}.get(name)
             unit_norm = name == "W_dec" and self.unit_norm_decoder
-            scale = activation_scale if name.startswith("b_") else 1.0
+            of_data = name.startswith("b_") or name == "threshold"
+            scale = activation_scale if of_data else 1.0
             groups.append(
                 {
                     "params": [parameter],

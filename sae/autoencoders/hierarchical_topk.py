@@ -58,8 +58,8 @@ class HierarchicalTopK(AbstractAutoencoder):
     References
     ----------
     Balagansky et al. (2025), "Train One Sparse Autoencoder Across Multiple Sparsity Budgets to
-    Preserve Interpretability and Accuracy". arXiv:2505.24473. Differs from it in: any budgets and weights, and the sum over features
-    instead of their mean, as in all losses here.
+    Preserve Interpretability and Accuracy". arXiv:2505.24473. Differs from it in: any budgets and
+    weights, and the sum over features instead of their mean, as in all losses here.
 
     Examples
     --------

@@ -1,5 +1,7 @@
 """Every architecture passes the shipped contract, and the contract notices a broken one."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -17,6 +19,12 @@ OPTIONS = {
         {"n_sampled": 4},
         {"selection": "topk", "pre_bias": False},
     ],
+    "jumprelu": [
+        {"target_l0": 4},
+        {"target_l0": None, "l0_coefficient": 0.01},
+        {"bandwidth": 1.0, "pre_bias": False},
+        {"warmup_share": 0.5},
+    ],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]
@@ -25,6 +33,8 @@ CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_contract(name, options):
     settings = {"n_features": 7, "n_latents": 40, "k": 4, "seed": 0, **options}
+    known = inspect.signature(AUTOENCODERS[name]).parameters
+    settings = {name: value for name, value in settings.items() if name in known}
     check_autoencoder(lambda: AUTOENCODERS[name](**settings))
 
 
