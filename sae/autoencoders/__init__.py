@@ -3,6 +3,7 @@
 from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders.base import Losses as Losses
 from sae.autoencoders.batch_topk import BatchTopK as BatchTopK
+from sae.autoencoders.gated import Gated as Gated
 from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders.jumprelu import JumpReLU as JumpReLU
 from sae.autoencoders.k_sparse import KSparse as KSparse
@@ -16,4 +17,5 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "batch_topk": BatchTopK,
     "matryoshka": Matryoshka,
     "jumprelu": JumpReLU,
+    "gated": Gated,
 }

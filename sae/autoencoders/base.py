@@ -46,7 +46,7 @@ class AbstractAutoencoder(nn.Module, ABC):
         Width F of the code.
     """
 
-    unit_norm_decoder: ClassVar[bool] = False
+    unit_norm_decoder: bool = False
     """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
 
     serves_all_budgets: ClassVar[bool] = False

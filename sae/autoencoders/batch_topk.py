@@ -1,7 +1,5 @@
 """BatchTopK: k active latents a row on average, shared out over the batch."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -70,7 +68,7 @@ class BatchTopK(AbstractAutoencoder):
     12
     """
 
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
 
     threshold: Tensor
     n_averaged: Tensor

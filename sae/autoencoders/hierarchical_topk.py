@@ -68,7 +68,7 @@ class HierarchicalTopK(AbstractAutoencoder):
     torch.Size([2, 2])
     """
 
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
     serves_all_budgets: ClassVar[bool] = True
 
     def __init__(

@@ -1,7 +1,5 @@
 """JumpReLU: a threshold for each latent, learned through a straight-through estimator."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +68,7 @@ class JumpReLU(AbstractAutoencoder):
     4.0
     """
 
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
 
     scale: Tensor
 

@@ -1,7 +1,7 @@
 """Matryoshka: nested dictionaries, each prefix of the latents an autoencoder of its own."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Matryoshka(AbstractAutoencoder):
     True
     """
 
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
 
     threshold: Tensor
     n_averaged: Tensor

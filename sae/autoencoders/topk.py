@@ -1,7 +1,5 @@
 """TopK: the sparse autoencoder that keeps k latents by construction."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -55,7 +53,7 @@ class TopK(AbstractAutoencoder):
     ((2, 32), torch.Size([2, 4]))
     """
 
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from sparsecode.datasets import make_sparse_data
 from sparsecode.testing import max_new_bytes
 
 ARCHITECTURES = sorted(sae.AUTOENCODERS)
+FIXED_K = {"topk", "k_sparse", "hierarchical_topk"}  # the others choose how many of a row fire
 
 
 def small(**changes: Any) -> SparseAutoencoder:
@@ -131,7 +132,8 @@ def test_codes_of_a_row_do_not_depend_on_the_batch(architecture: str, dtype: typ
     alone = np.concatenate([estimator.transform(row[None]) for row in x])
     order = np.random.default_rng(2).permutation(70)
     assert whole.dtype == dtype
-    assert (np.count_nonzero(whole, axis=1) <= 5).all()
+    if architecture in FIXED_K:
+        assert (np.count_nonzero(whole, axis=1) <= 5).all()
     np.testing.assert_array_equal(alone != 0, whole != 0)
     np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(estimator.transform(x[order]), whole[order], rtol=1e-5, atol=1e-6)
