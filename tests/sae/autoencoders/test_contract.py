@@ -26,6 +26,7 @@ OPTIONS = {
         {"warmup_share": 0.5},
     ],
     "gated": [{}, {"l1_coefficient": 0.0}, {"pre_bias": False}],
+    "relu": [{}, {"variant": "unit_norm"}, {"l1_coefficient": 0.0, "pre_bias": False}],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]
