@@ -11,6 +11,7 @@ from sae.autoencoders import JumpReLU as JumpReLU
 from sae.autoencoders import KSparse as KSparse
 from sae.autoencoders import Losses as Losses
 from sae.autoencoders import Matryoshka as Matryoshka
+from sae.autoencoders import MultiTopK as MultiTopK
 from sae.autoencoders import ReLU as ReLU
 from sae.autoencoders import TopK as TopK
 from sae.evaluation import evaluate as evaluate

@@ -8,6 +8,7 @@ from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalT
 from sae.autoencoders.jumprelu import JumpReLU as JumpReLU
 from sae.autoencoders.k_sparse import KSparse as KSparse
 from sae.autoencoders.matryoshka import Matryoshka as Matryoshka
+from sae.autoencoders.multi_topk import MultiTopK as MultiTopK
 from sae.autoencoders.relu import ReLU as ReLU
 from sae.autoencoders.topk import TopK as TopK
 
@@ -20,4 +21,5 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "jumprelu": JumpReLU,
     "gated": Gated,
     "relu": ReLU,
+    "multi_topk": MultiTopK,
 }

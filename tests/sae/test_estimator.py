@@ -23,7 +23,12 @@ from sparsecode.datasets import make_sparse_data
 from sparsecode.testing import max_new_bytes
 
 ARCHITECTURES = sorted(sae.AUTOENCODERS)
-FIXED_K = {"topk", "k_sparse", "hierarchical_topk"}  # the others choose how many of a row fire
+FIXED_K = {
+    "topk",
+    "k_sparse",
+    "hierarchical_topk",
+    "multi_topk",
+}  # the others choose how many of a row fire
 
 
 def small(**changes: Any) -> SparseAutoencoder:
