@@ -12,6 +12,7 @@ from sae.autoencoders.base import (
     scale_encoder,
     tied_start,
 )
+from sae.autoencoders.jumprelu import JumpReLU
 from sparsecode import (
     SparseCodes,
     decode_mse,
@@ -145,3 +146,23 @@ class BatchTopK(AbstractAutoencoder):
         factor = scale_encoder(self, sample, codes)
         if codes.values.numel():
             self.threshold.copy_(0.999 * factor * codes.values.min())  # the smallest fires too
+
+    @torch.no_grad()
+    def to_jumprelu(self) -> JumpReLU:
+        """Return the JumpReLU with the codes of inference: the one threshold for every latent.
+
+        Returns
+        -------
+        JumpReLU
+            Its ``scale`` is 1; set it before training further.
+        """
+        model = JumpReLU(
+            n_features=self.n_features,
+            n_latents=self.n_latents,
+            target_l0=self.k,
+            pre_bias=self.pre_bias,
+        ).to(self.W_enc.device, self.W_enc.dtype)
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+            getattr(model, name).copy_(getattr(self, name))
+        model.threshold.fill_(float(self.threshold))
+        return model.train(self.training)

@@ -113,6 +113,16 @@ def test_l0_at_inference_is_near_k_on_rows_not_seen():
     assert found["fvu"] < 0.3
 
 
+@pytest.mark.parametrize("pre_bias", [True, False])
+def test_at_inference_it_is_a_jumprelu(x, pre_bias):
+    model = make(pre_bias=pre_bias)
+    model.initialize(x)
+    jump = model.eval().to_jumprelu()
+    assert jump.encode(x) == model.encode(x)
+    assert torch.equal(jump(x), model(x))
+    assert not jump.training
+
+
 @pytest.mark.parametrize("k", [0, -1.0, 51])
 def test_bad_k_gets_one_sentence(k):
     with pytest.raises(ValueError, match=r"`k` must be a finite number in \(0, 50\]; got"):
