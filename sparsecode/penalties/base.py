@@ -6,7 +6,11 @@ from torch import Tensor
 
 
 class AbstractPenalty(ABC):
-    """A non-negative function of a code that is 0 at 0, with its proximal operator."""
+    """A non-negative function of codes, infinite where a constraint is broken, with its prox.
+
+    The last axis of a code holds its coordinates; leading axes are rows, over which values add up
+    and which the proximal operator treats one by one.
+    """
 
     @abstractmethod
     def value(self, z: Tensor) -> Tensor:
@@ -29,4 +33,8 @@ class Subdifferentiable(ABC):
 
 
 class CoordinateSeparable(ABC):  # noqa: B024 - a promise about `value`, without a method of its own
-    """A penalty that is a sum over entries, so that a solver may visit them one at a time."""
+    """A sum of the same function of every entry, so that a solver may visit them one at a time."""
+
+
+class Convex(ABC):  # noqa: B024 - a promise about `value`, without a method of its own
+    """A convex penalty: its proximal operator is firmly non-expansive, its minima are global."""

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparsecode._checks import check_float
-from sparsecode.penalties.base import AbstractPenalty, CoordinateSeparable, Subdifferentiable
+from sparsecode.penalties.base import (
+    AbstractPenalty,
+    Convex,
+    CoordinateSeparable,
+    Subdifferentiable,
+)
 
 
 @dataclass(frozen=True)
-class L1(AbstractPenalty, Subdifferentiable, CoordinateSeparable):
+class L1(AbstractPenalty, Subdifferentiable, CoordinateSeparable, Convex):
     """Soft-thresholding penalty ``alpha * ||z||_1``.
 
     Parameters
