@@ -15,6 +15,7 @@ from sparsecode.ops.selection import group_max as group_max
 from sparsecode.ops.selection import topk as topk
 
 if TYPE_CHECKING:
+    from sparsecode import datafits as datafits
     from sparsecode import datasets as datasets
     from sparsecode import decomposition as decomposition
     from sparsecode import losses as losses
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sparsecode import optim as optim
     from sparsecode import penalties as penalties
     from sparsecode import robustness as robustness
+    from sparsecode import solvers as solvers
     from sparsecode import training as training
 else:
 

@@ -1,0 +1,98 @@
+"""Orthogonal matching pursuit, batched over rows."""
+
+import torch
+from torch import Tensor
+
+from sparsecode._checks import check_float, check_int
+from sparsecode.codes import SparseCodes
+from sparsecode.datafits import MaskedQuadratic, Quadratic
+from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult
+
+
+class OMP(AbstractSolver):
+    """Add the atom that correlates most with the residual, then refit all chosen atoms.
+
+    With `MaskedQuadratic` only observed entries count; atoms are then cut to these without being
+    scaled to unit norm again.
+
+    Parameters
+    ----------
+    n_nonzero : int
+        Most atoms of a row; fewer where the residual vanishes first or all atoms left depend on
+        the chosen ones. May exceed the number of atoms.
+    tol : float, default=0.0
+        A row is done when the squared norm of its residual is at most this.
+
+    Notes
+    -----
+    Keeps an orthonormal basis of the chosen atoms of each row (a QR factorization by Gram-Schmidt,
+    done twice), which is the Cholesky factor of their Gram matrix without squaring its condition;
+    no Gram matrix of the dictionary is made. Atoms that tie go to the lower index.
+
+    References
+    ----------
+    Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit: recursive function
+    approximation with applications to wavelet decomposition".
+
+    Examples
+    --------
+    >>> OMP(1).solve(torch.tensor([[3.0, 0.1]]), torch.eye(2)).codes.to_dense()
+    tensor([[3., 0.]])
+    """
+
+    needs_penalty = None
+    needs_datafit = (Quadratic, MaskedQuadratic)
+    serves_instead = "FISTA"
+
+    def __init__(self, n_nonzero: int, *, tol: float = 0.0) -> None:
+        self.n_nonzero = check_int("n_nonzero", n_nonzero, low=1)
+        self.tol = check_float("tol", tol, low=0.0)
+
+    def _solve(self, problem: Problem) -> SolverResult:
+        dictionary_FD = problem.dictionary
+        n_atoms, n_features = dictionary_FD.shape
+        n_steps = min(self.n_nonzero, n_atoms, n_features)
+        mask = problem.datafit.mask if isinstance(problem.datafit, MaskedQuadratic) else None
+        residual_ND = problem.x if mask is None else problem.x * mask
+        n_rows = len(residual_ND)
+        chosen_NK = torch.zeros(n_rows, n_steps, dtype=torch.long, device=residual_ND.device)
+        basis_NKD = residual_ND.new_zeros(n_rows, n_steps, n_features)
+        upper_NKK = torch.eye(n_steps).to(residual_ND).repeat(n_rows, 1, 1)
+        target_NK = residual_ND.new_zeros(n_rows, n_steps)
+        taken_NF = torch.zeros(n_rows, n_atoms, dtype=torch.bool, device=residual_ND.device)
+        open_N = residual_ND.square().sum(1) > self.tol
+        tiny, n_done = 100 * torch.finfo(residual_ND.dtype).eps, 0
+        for k in range(n_steps):
+            if not bool(open_N.any()):
+                break
+            correlation = (residual_ND @ dictionary_FD.T).abs_().masked_fill_(taken_NF, -1.0)
+            pick_N = correlation.argmax(1)
+            atom_ND = dictionary_FD[pick_N] if mask is None else dictionary_FD[pick_N] * mask
+            new_ND, weights_NK, norm_N = _orthogonalized(atom_ND, basis_NKD[:, :k])
+            open_N = open_N & (norm_N > tiny * atom_ND.norm(dim=1))
+            new_ND = new_ND.where(open_N[:, None], 0.0)
+            chosen_NK[:, k] = pick_N.where(open_N, 0)
+            taken_NF |= torch.nn.functional.one_hot(pick_N, n_atoms).bool() & open_N[:, None]
+            basis_NKD[:, k] = new_ND
+            upper_NKK[:, :k, k] = weights_NK.where(open_N[:, None], 0.0)
+            upper_NKK[:, k, k] = norm_N.where(open_N, 1.0)
+            target_NK[:, k] = (residual_ND * new_ND).sum(1)
+            residual_ND = residual_ND - target_NK[:, k, None] * new_ND
+            open_N = open_N & (residual_ND.square().sum(1) > self.tol)
+            n_done = k + 1
+        values = torch.linalg.solve_triangular(upper_NKK, target_NK[..., None], upper=True)[..., 0]
+        codes = SparseCodes._trusted(values, chosen_NK, n_atoms)
+        error_N = residual_ND.square().sum(1)
+        converged = torch.ones_like(open_N)
+        return SolverResult(codes, error_N / 2, error_N, n_done, converged)
+
+
+def _orthogonalized(atom_ND: Tensor, basis_NKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the unit part of atoms outside a basis, their weights in it, and the part's norm."""
+    weights = torch.zeros_like(basis_NKD[..., 0])
+    for _ in range(2):  # once is not enough for atoms that are nearly parallel
+        again = (basis_NKD @ atom_ND[..., None])[..., 0]
+        atom_ND = atom_ND - (again[:, None] @ basis_NKD)[:, 0]
+        weights = weights + again
+    norm_N = atom_ND.norm(dim=1)
+    return atom_ND / norm_N.where(norm_N > 0, 1.0)[:, None], weights, norm_N

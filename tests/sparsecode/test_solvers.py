@@ -1,0 +1,353 @@
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from sklearn.decomposition import SparseCoder as SklearnCoder
+from sklearn.linear_model import Lasso, orthogonal_mp
+from torch import Tensor
+
+from sparsecode import SparseCodes
+from sparsecode.datafits import Huber, MaskedQuadratic, Quadratic, WeightedQuadratic
+from sparsecode.penalties import (
+    CEL0,
+    L0,
+    L1,
+    MCP,
+    SCAD,
+    AbstractPenalty,
+    ElasticNet,
+    LHalf,
+    LogSum,
+    NonNegative,
+    SortedL1,
+    TopKBall,
+    WeightedL1,
+)
+from sparsecode.solvers import (
+    FISTA,
+    IHT,
+    ISTA,
+    OMP,
+    AbstractSolver,
+    CoordinateDescent,
+    MatchingPursuit,
+    NotConvergedWarning,
+    NullSpaceTuning,
+    Problem,
+    base,
+)
+
+GREEDY = [OMP(4), MatchingPursuit(9), IHT(4), NullSpaceTuning(4)]
+WITH_PENALTY = [FISTA(), ISTA(), CoordinateDescent()]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unit(dictionary: Tensor) -> Tensor:
+    return dictionary / dictionary.norm(dim=1, keepdim=True)
+
+
+@pytest.fixture(name="dictionary")
+def dictionary_() -> Tensor:
+    return unit(torch.randn(37, 20, dtype=torch.float64, generator=generator()))
+
+
+@pytest.fixture(name="x")
+def x_(dictionary: Tensor) -> Tensor:
+    z = torch.randn(23, 37, dtype=torch.float64, generator=generator(1))
+    z *= torch.rand(23, 37, generator=generator(2)) < 0.1
+    return z @ dictionary + 0.05 * torch.randn(23, 20, dtype=z.dtype, generator=generator(3))
+
+
+def name(solver: Any) -> str:
+    return type(solver).__name__
+
+
+each_solver = pytest.mark.parametrize("solver", GREEDY + WITH_PENALTY, ids=name)
+
+
+def solved(solver: AbstractSolver, x: Tensor, dictionary: Tensor, **settings: Any) -> Any:
+    if solver in WITH_PENALTY:
+        settings.setdefault("penalty", L1(0.1))
+    return solver.solve(x, dictionary, **settings)
+
+
+# what every solver keeps
+
+
+@each_solver
+def test_results_say_what_was_reached(solver: Any, x: Tensor, dictionary: Tensor) -> None:
+    result = solved(solver, x, dictionary)
+    penalty = L1(0.1) if solver in WITH_PENALTY else None
+    problem = Problem(x, dictionary, penalty, Quadratic())
+    torch.testing.assert_close(result.objective, problem.objective(result.codes.to_dense()))
+    assert result.codes.shape == (23, 37)
+    assert result.converged.all()
+    assert result.n_iter >= 1
+    assert result.objective.max() < (x.square().sum(1) / 2).max()
+
+
+@each_solver
+def test_rows_are_independent_and_parts_change_nothing(
+    solver: Any, x: Tensor, dictionary: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = solved(solver, x, dictionary).objective
+    alone = torch.cat([solved(solver, row[None], dictionary).objective for row in x])
+    torch.testing.assert_close(alone, whole, atol=1e-7, rtol=1e-6)
+    monkeypatch.setattr(base, "CHUNK_ENTRIES", 5 * 37)
+    parts = solved(solver, x, dictionary)
+    torch.testing.assert_close(parts.objective, whole, atol=1e-7, rtol=1e-6)
+    assert parts.objective.shape == parts.converged.shape == (23,)
+
+
+@each_solver
+def test_float32_finds_what_float64_finds(solver: Any, x: Tensor, dictionary: Tensor) -> None:
+    single = solved(solver, x.float(), dictionary.float())
+    assert single.codes.dtype == torch.float32
+    double = solved(solver, x, dictionary)
+    close = torch.isclose(single.objective.double(), double.objective, atol=1e-4, rtol=1e-4)
+    assert close.sum() >= (20 if solver is GREEDY[2] else 23)  # IHT may take another support
+
+
+@each_solver
+def test_rows_of_zeros_and_no_rows(solver: Any, x: Tensor, dictionary: Tensor) -> None:
+    assert (solved(solver, 0 * x, dictionary).codes.n_active == 0).all()
+    assert solved(solver, x[:0], dictionary).codes.shape == (0, 37)
+
+
+@each_solver
+def test_atoms_of_zeros_and_doubled_atoms(solver: Any, x: Tensor, dictionary: Tensor) -> None:
+    spoiled = torch.cat([dictionary, dictionary[:3], 0 * dictionary[:2]])
+    result = solved(solver, x, spoiled)
+    assert result.objective.isfinite().all()
+    assert (result.codes.to_dense()[:, -2:] == 0).all()
+
+
+@each_solver
+def test_what_is_refused_before_work(solver: Any, x: Tensor, dictionary: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"`x` must have shape .* = \(any, 20\); got \(23, 19\)"):
+        solved(solver, x[:, 1:], dictionary)
+    with pytest.raises(ValueError, match=r"`x` must be finite; got NaN or infinity; first in row"):
+        solved(solver, x / 0, dictionary)
+    with pytest.raises(TypeError, match="`x` must be float32 or float64"):
+        solved(solver, x.half(), dictionary.half())
+
+
+@pytest.mark.parametrize(
+    ("solver", "settings", "message"),
+    [
+        (FISTA(), {"penalty": L0(0.1)}, "`Convex`; `L0` is not. Use `ISTA`"),
+        (FISTA(), {}, "needs a penalty that is `AbstractPenalty`; `NoneType` is not"),
+        (
+            CoordinateDescent(),
+            {"penalty": SortedL1([1.0] * 37)},
+            "needs a penalty that is `CoordinateSeparable`; `SortedL1` is not. Use `FISTA`",
+        ),
+        (CoordinateDescent(), {"penalty": L1(1.0), "datafit": Huber()}, "`Huber` is not. Use"),
+        (OMP(2), {"penalty": L1(1.0)}, "`OMP` takes no penalty; got `L1`. Use `FISTA`"),
+        (OMP(2), {"datafit": Huber()}, "`Quadratic` or `MaskedQuadratic`; `Huber` is not"),
+    ],
+)
+def test_a_solver_says_who_would_serve(
+    solver: Any, settings: Any, message: str, x: Tensor, dictionary: Tensor
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        solver.solve(x, dictionary, **settings)
+
+
+@pytest.mark.parametrize("solver", [FISTA(max_iter=2), ISTA(max_iter=2), IHT(4, max_iter=1)])
+def test_one_warning_says_that_rows_did_not_converge(
+    solver: Any, x: Tensor, dictionary: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "CHUNK_ENTRIES", 5 * 37)
+    settings = {} if name(solver) == "IHT" else {"penalty": L1(0.01)}
+    with pytest.warns(NotConvergedWarning, match="did not converge on .* of 23 rows") as caught:
+        result = solver.solve(x, dictionary, **settings)
+    assert len(caught) == 1
+    assert not result.converged.all()
+
+
+# the lasso and its kin
+
+
+def objective(x: Tensor, dictionary: Tensor, z: Any, alpha: float) -> float:
+    z = torch.as_tensor(z)
+    return float((x - z @ dictionary).square().sum() / 2 + alpha * z.abs().sum())
+
+
+@pytest.mark.parametrize("solver", WITH_PENALTY, ids=name)
+@pytest.mark.parametrize("alpha", [0.02, 0.3])
+def test_the_objective_of_scikit_learn_is_reached(
+    solver: Any, alpha: float, x: Tensor, dictionary: Tensor
+) -> None:
+    ours = solver.solve(x, dictionary, penalty=L1(alpha)).codes.to_dense()
+    lasso = Lasso(alpha=alpha / 20, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    theirs = np.stack([lasso.fit(dictionary.T.numpy(), row.numpy()).coef_ for row in x])
+    best = objective(x, dictionary, theirs, alpha)
+    assert objective(x, dictionary, ours, alpha) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        ElasticNet(0.1, 0.5),
+        WeightedL1(torch.linspace(0, 0.3, 37), nonnegative=True),
+        SortedL1(np.linspace(0.3, 0.05, 37).tolist()),
+    ],
+    ids=name,
+)
+def test_solvers_agree_on_convex_penalties(
+    penalty: AbstractPenalty, x: Tensor, dictionary: Tensor
+) -> None:
+    fast = FISTA(max_iter=20_000, tol=1e-7).solve(x, dictionary, penalty=penalty)
+    slow = ISTA(max_iter=50_000, tol=1e-7).solve(x, dictionary, penalty=penalty)
+    torch.testing.assert_close(slow.objective, fast.objective, rtol=1e-5, atol=1e-7)
+
+
+def test_non_negative_least_squares_is_that_of_scipy(x: Tensor, dictionary: Tensor) -> None:
+    result = FISTA(max_iter=20_000).solve(x, dictionary, penalty=NonNegative())
+    norms = np.array([nnls(dictionary.T.numpy(), row.numpy())[1] for row in x])
+    np.testing.assert_allclose(result.objective, norms**2 / 2, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "datafit", [MaskedQuadratic, WeightedQuadratic, Huber], ids=lambda f: f.__name__
+)
+def test_datafits_are_minimized(datafit: Any, x: Tensor, dictionary: Tensor) -> None:
+    shaped = torch.rand(23, 20, generator=generator(7))
+    fit = {
+        MaskedQuadratic: MaskedQuadratic(shaped < 0.7),
+        WeightedQuadratic: WeightedQuadratic(shaped),
+        Huber: Huber(0.1),
+    }[datafit]
+    result = FISTA(max_iter=20_000).solve(x, dictionary, penalty=L1(0.05), datafit=fit)
+    z = result.codes.to_dense()
+    gradient = Problem(x, dictionary, None, fit).gradient(z)
+    assert L1(0.05).subdiff_distance(z, gradient).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [L1(0.1), L0(0.02), CEL0(0.02), LHalf(0.05), SCAD(0.1), MCP(0.1), LogSum(0.05), TopKBall(3)],
+    ids=name,
+)
+def test_ista_never_raises_the_objective(
+    penalty: AbstractPenalty, x: Tensor, dictionary: Tensor
+) -> None:
+    z, last = torch.zeros(23, 37, dtype=x.dtype), torch.full((23,), torch.inf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        for _ in range(60):
+            result = ISTA(max_iter=1).solve(x, dictionary, penalty=penalty, start=z)
+            assert (result.objective <= last + 1e-12).all()
+            z, last = result.codes.to_dense(), result.objective
+
+
+@pytest.mark.parametrize("penalty", [SCAD(0.1), MCP(0.1), CEL0(0.01), LogSum(0.03)], ids=name)
+def test_coordinate_descent_ends_at_a_stationary_point(
+    penalty: Any, x: Tensor, dictionary: Tensor
+) -> None:
+    z = CoordinateDescent(tol=1e-5).solve(x, dictionary, penalty=penalty).codes.to_dense()
+    gradient = Problem(x, dictionary, penalty, Quadratic()).gradient(z)
+    assert penalty.subdiff_distance(z, gradient).max() < 1e-4
+
+
+@pytest.mark.parametrize("solver", WITH_PENALTY, ids=name)
+def test_a_start_at_the_solution_ends_at_once(solver: Any, x: Tensor, dictionary: Tensor) -> None:
+    precise = type(solver)(max_iter=50_000, tol=1e-9).solve(x, dictionary, penalty=L1(0.1))
+    again = solver.solve(x, dictionary, penalty=L1(0.1), start=precise.codes)
+    assert again.n_iter <= 1
+
+
+# greedy solvers
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_omp_is_that_of_scikit_learn(k: int, x: Tensor, dictionary: Tensor) -> None:
+    ours = OMP(k).solve(x, dictionary).codes.to_dense()
+    theirs = orthogonal_mp(dictionary.T.numpy(), x.T.numpy(), n_nonzero_coefs=k)
+    np.testing.assert_allclose(ours, theirs.T, atol=1e-10)
+
+
+def test_omp_takes_more_entries_than_there_are_atoms(x: Tensor, dictionary: Tensor) -> None:
+    few = dictionary[:5]
+    result = OMP(30).solve(x, few)
+    exact = torch.linalg.lstsq(few.T, x.T).solution.T
+    torch.testing.assert_close(result.codes.to_dense(), exact)
+    with pytest.raises(ValueError, match="number of atoms cannot be more"):
+        coder = SklearnCoder(few.numpy(), transform_algorithm="omp", transform_n_nonzero_coefs=30)
+        coder.fit_transform(x.numpy())
+
+
+def test_masked_omp_is_omp_on_the_observed_columns(x: Tensor, dictionary: Tensor) -> None:
+    mask = torch.rand(20, generator=generator(5)) < 0.7
+    hidden = x.masked_fill(~mask, torch.nan)
+    ours = OMP(4).solve(hidden, dictionary, datafit=MaskedQuadratic(mask)).codes.to_dense()
+    cut = OMP(4).solve(x[:, mask], dictionary[:, mask]).codes.to_dense()
+    torch.testing.assert_close(ours, cut)
+    rows = torch.rand(23, 20, generator=generator(6)) < 0.7
+    ours = OMP(4).solve(x, dictionary, datafit=MaskedQuadratic(rows)).codes.to_dense()
+    for row, kept, got in zip(x, rows, ours, strict=True):
+        alone = OMP(4).solve(row[None, kept], dictionary[:, kept]).codes.to_dense()[0]
+        torch.testing.assert_close(got, alone)
+
+
+def test_omp_stops_at_its_tolerance(x: Tensor, dictionary: Tensor) -> None:
+    result = OMP(20, tol=0.3).solve(x, dictionary)
+    assert (result.stop_value <= 0.3).all()
+    for row, n in zip(x, result.codes.n_active.tolist(), strict=True):
+        if n:
+            before = OMP(n - 1).solve(row[None], dictionary) if n > 1 else None
+            error = row.square().sum() if before is None else before.stop_value[0]
+            assert error > 0.3
+
+
+def test_on_an_orthonormal_dictionary_all_keep_the_largest_correlations(x: Tensor) -> None:
+    basis = torch.linalg.qr(torch.randn(20, 20, dtype=x.dtype, generator=generator(4))).Q
+    expected = TopKBall(3).prox(x @ basis.T, 1.0)
+    for solver in (OMP(3), MatchingPursuit(3), IHT(3), NullSpaceTuning(3)):
+        torch.testing.assert_close(solver.solve(x, basis).codes.to_dense(), expected)
+
+
+def planted(spread: float, k: int = 20, trials: int = 15) -> tuple[list[Tensor], list[Tensor]]:
+    """Return noiseless rows and dictionaries (100 x 256), singular values spread as asked."""
+    dictionaries, codes = [], []
+    for seed in range(trials):
+        gaussian = torch.randn(256, 100, dtype=torch.float64, generator=generator(seed))
+        if spread > 1:
+            u, s, v = torch.linalg.svd(gaussian, full_matrices=False)
+            levels = torch.logspace(0, -np.log10(spread), len(s), dtype=torch.float64)
+            gaussian = u @ torch.diag(levels) @ v
+        z = torch.zeros(256, dtype=torch.float64)
+        support = torch.randperm(256, generator=generator(seed))[:k]
+        z[support] = torch.randn(k, dtype=torch.float64, generator=generator(seed + 100))
+        dictionaries.append(unit(gaussian) if spread == 1 else gaussian)
+        codes.append(z[None])
+    return dictionaries, codes
+
+
+def recovered(solver: AbstractSolver, spread: float) -> int:
+    found = 0
+    for dictionary, z in zip(*planted(spread), strict=True):
+        got = solver.solve(z @ dictionary, dictionary).codes.to_dense()
+        found += bool((got - z).norm() < 1e-2 * z.norm())
+    return found
+
+
+def test_null_space_tuning_recovers_what_omp_cannot() -> None:
+    easy, hard = recovered(OMP(20), 1), recovered(OMP(20), 100)
+    assert recovered(NullSpaceTuning(50), 1) >= max(easy, 14)
+    assert hard <= 3
+    assert recovered(NullSpaceTuning(50), 100) >= 13
+
+
+def test_codes_may_start_an_iteration(x: Tensor, dictionary: Tensor) -> None:
+    start = OMP(4).solve(x, dictionary).codes
+    assert isinstance(start, SparseCodes)
+    result = ISTA().solve(x, dictionary, penalty=TopKBall(4), start=start)
+    assert (result.objective <= OMP(4).solve(x, dictionary).objective + 1e-12).all()
