@@ -1,5 +1,8 @@
 """What a code is worth: pure functions of tensors, and the sums behind them."""
 
+from sparsecode.metrics.dictionary import coherence as coherence
+from sparsecode.metrics.dictionary import recovery_error as recovery_error
+from sparsecode.metrics.dictionary import stability as stability
 from sparsecode.metrics.reconstruction import ReconstructionSums as ReconstructionSums
 from sparsecode.metrics.reconstruction import explained_variance as explained_variance
 from sparsecode.metrics.reconstruction import fvu as fvu

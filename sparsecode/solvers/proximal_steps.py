@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsecode.solvers.base import Problem, SolverResult, codes_of
 
-COMPACT_EVERY = 10  # iterations between looks for rows that are done
+OPEN_SHARE = 0.9  # when fewer of the rows are open, the others are left out
 
 
 class ProximalSteps(ABC):
@@ -32,16 +32,15 @@ def iterate(problem: Problem, method: ProximalSteps, max_iter: int, tol: float) 
     stop_N = z_NF.new_full((n_rows,), math.inf)
     scale_N = problem.gradient(torch.zeros_like(z_NF)).abs().amax(1) if n_rows else stop_N
     left, running, done = torch.arange(n_rows, device=z_NF.device), problem, 0
-    state = method.begin(z_NF)
-    while done < max_iter and len(left):
+    state, open_N = method.begin(z_NF), torch.ones_like(stop_N, dtype=torch.bool)
+    while done < max_iter and bool(open_N.any()):
         state, stop = method.step(running, state)
         done += 1
-        stop_N[left] = stop / scale_N[left].where(scale_N[left] > 0, 1.0)
-        open_rows = stop_N[left] > tol
-        if done % COMPACT_EVERY == 0 or done == max_iter or not bool(open_rows.any()):
-            z_NF[left] = state[0]
-            keep = open_rows.nonzero().flatten()
-            if len(keep) < len(left):
-                left, state = left[keep], tuple(part[keep] for part in state)
-                running = running.rows(keep)
+        stop = stop / scale_N[left].where(scale_N[left] > 0, 1.0)
+        ids = left[open_N]
+        z_NF[ids], stop_N[ids] = state[0][open_N], stop[open_N]
+        open_N = open_N & (stop > tol)
+        if int(open_N.sum()) < OPEN_SHARE * len(left):
+            left, state = left[open_N], tuple(part[open_N] for part in state)
+            running, open_N = running.rows(open_N.nonzero().flatten()), open_N[open_N]
     return SolverResult(codes_of(z_NF), problem.objective(z_NF), stop_N, done, stop_N <= tol)

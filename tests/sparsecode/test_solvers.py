@@ -279,8 +279,9 @@ def test_omp_takes_more_entries_than_there_are_atoms(x: Tensor, dictionary: Tens
     result = OMP(30).solve(x, few)
     exact = torch.linalg.lstsq(few.T, x.T).solution.T
     torch.testing.assert_close(result.codes.to_dense(), exact)
+    settings: Any = {"transform_algorithm": "omp", "transform_n_nonzero_coefs": 30}
+    coder = SklearnCoder(few.numpy(), **settings)
     with pytest.raises(ValueError, match="number of atoms cannot be more"):
-        coder = SklearnCoder(few.numpy(), transform_algorithm="omp", transform_n_nonzero_coefs=30)
         coder.fit_transform(x.numpy())
 
 

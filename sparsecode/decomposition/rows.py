@@ -1,0 +1,77 @@
+"""Rows and codes at the boundary of estimators: arrays or tensors in, the same kind out."""
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.utils.validation import check_array, validate_data
+from torch import Tensor
+
+from sparsecode._checks import check_finite
+from sparsecode.codes import SparseCodes
+
+KINDS: Any = [np.float64, np.float32]
+
+
+def read_rows(estimator: Any, X: Any, *, reset: bool, device: str, allow_nan: bool) -> Tensor:
+    """Return `X` as a checked tensor (N, D) on the device to compute on.
+
+    Sets the attributes that scikit-learn wants where `reset`, and compares with them otherwise.
+    """
+    if isinstance(X, Tensor):
+        if X.ndim != 2 or 0 in X.shape or X.is_complex():
+            raise ValueError(
+                "`X` must be a real tensor of shape (n_samples, n_features) with at least one row "
+                f"and one feature; got shape {tuple(X.shape)}, dtype {X.dtype}."
+            )
+        rows = X.detach()
+        rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.double()
+        check_finite("X", rows.nan_to_num(nan=0.0, posinf=torch.inf) if allow_nan else rows)
+        seen: Any = rows
+        validate_data(estimator, seen, reset=reset, skip_check_array=True)
+        return rows.to(choose_device(device)) if device != "auto" else rows
+    finite: Any = "allow-nan" if allow_nan else True
+    array = validate_data(estimator, X, reset=reset, dtype=KINDS, ensure_all_finite=finite)
+    writable = np.require(array, requirements=["C", "W"])
+    return torch.from_numpy(writable).to(choose_device(device))
+
+
+def written(codes: SparseCodes, X: Any, sparse_output: bool) -> Any:
+    """Return codes as CSR, as a tensor on the device of `X`, or as an array."""
+    if sparse_output:
+        return codes.to_scipy()
+    dense = codes.to_dense()
+    return dense.to(X.device) if isinstance(X, Tensor) else dense.cpu().numpy()
+
+
+def decoded(X: Any, components: np.ndarray) -> Any:
+    """Return ``X @ components`` for codes as CSR, array or tensor."""
+    if isinstance(X, Tensor):
+        _check_width(X, components)
+        return X @ torch.as_tensor(components).to(X)
+    X = check_array(X, accept_sparse="csr", dtype=KINDS, input_name="X")
+    _check_width(X, components)
+    rows = X @ components.astype(X.dtype, copy=False)
+    return rows.toarray() if scipy.sparse.issparse(rows) else np.asarray(rows)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f'`device` must be "auto" or a torch device; got {name!r}.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` must be usable; got {name!r}, but torch sees no GPU here.")
+    return device
+
+
+def _check_width(X: Any, components: np.ndarray) -> None:
+    if len(X.shape) != 2 or X.shape[1] != len(components):
+        raise ValueError(
+            "`X` must hold codes of shape (n_samples, n_components) = "
+            f"(any, {len(components)}); got {tuple(X.shape)}."
+        )

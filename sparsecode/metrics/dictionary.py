@@ -1,0 +1,93 @@
+"""How good a dictionary is: against the true one, against itself, against another run's."""
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sparsecode._checks import check_floating, check_last_dim
+
+
+def recovery_error(learned: Tensor, truth: Tensor) -> float:
+    """Return the mean cosine distance of true atoms to their nearest learned atoms.
+
+    Neither the order nor the signs of atoms count, and one learned atom may serve many true ones.
+
+    Parameters
+    ----------
+    learned : Tensor or ndarray of shape (F, D)
+        One atom per row, of any norm.
+    truth : Tensor or ndarray of shape (P, D)
+        The atoms to be found.
+
+    Returns
+    -------
+    float
+        Between 0, all found, and 1.
+
+    References
+    ----------
+    Chidambaram, Wu, Cheng & Ge (2023), "Hiding data helps: on the benefits of masking for sparse
+    coding". arXiv:2302.12715.
+
+    Examples
+    --------
+    >>> recovery_error(torch.tensor([[0.0, -2.0], [1.0, 0.0]]), torch.eye(2))
+    0.0
+    """
+    return float(1 - _cosines(truth, learned).abs().amax(1).mean())
+
+
+def coherence(dictionary: Tensor) -> float:
+    """Return the largest absolute cosine between two different atoms.
+
+    Parameters
+    ----------
+    dictionary : Tensor or ndarray of shape (F, D)
+        One atom per row, of any norm; at least two.
+
+    Returns
+    -------
+    float
+        Between 0, orthogonal, and 1, two atoms are parallel.
+
+    Examples
+    --------
+    >>> coherence(torch.eye(3))
+    0.0
+    """
+    cosines = _cosines(dictionary, dictionary).abs()
+    if len(cosines) < 2:
+        raise ValueError(f"`dictionary` must have at least two atoms; got {len(cosines)}.")
+    return float(cosines.fill_diagonal_(0).max())
+
+
+def stability(first: Tensor, second: Tensor) -> float:
+    """Return the mean absolute cosine of two dictionaries' atoms, matched one to one.
+
+    Parameters
+    ----------
+    first : Tensor or ndarray of shape (F, D)
+        One atom per row, of any norm.
+    second : Tensor or ndarray of shape (G, D)
+        The dictionary of another run. Of the larger one, atoms without a partner do not count.
+
+    Returns
+    -------
+    float
+        Between 0 and 1, the same atoms up to order and sign.
+
+    Examples
+    --------
+    >>> stability(torch.eye(2), torch.tensor([[0.0, -2.0], [1.0, 0.0]]))
+    1.0
+    """
+    cosines = _cosines(first, second).abs().cpu()
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return float(cosines[rows, columns].mean())
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    a_FD = check_floating("first", first).double()
+    b_GD = check_last_dim("second", check_floating("second", second), a_FD.shape[-1], "n_features")
+    a_FD, b_GD = (torch.nn.functional.normalize(atoms.double(), dim=1) for atoms in (a_FD, b_GD))
+    return (a_FD @ b_GD.T).clamp(-1, 1)
