@@ -16,6 +16,8 @@ from sparsecode.decomposition.rows import decoded, read_rows, written
 from sparsecode.penalties import UnitNorm
 from sparsecode.solvers import OMP
 
+MIXED_ROWS = 1000  # that the atoms to begin with are made of
+
 
 class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Learn a dictionary that predicts hidden coordinates from codes of observed ones.
@@ -44,8 +46,8 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
     lr : float, default=0.001
         Learning rate of Adam.
     init : array of shape (n_components, n_features) or None, default=None
-        Atoms to begin with; None takes random rows, and random directions where there are not
-        enough rows or these are zero.
+        Atoms to begin with; None takes random mixtures of rows. Do not give rows of `X` themselves:
+        an atom that is a row predicts the hidden entries of that row, and so its noise.
     random_state : int, RandomState instance or None, default=0
         Of the start, the order of rows and the masks.
     sparse_output : bool, default=False
@@ -218,11 +220,11 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
             start = check_finite("init", check_floating("init", init))
             check_shape("init", start, (n_atoms, n_features), ("n_components", "n_features"))
             return UnitNorm().prox(start.detach().to(rows), 1.0)
-        atoms = torch.randn(n_atoms, n_features, generator=generator, dtype=torch.float64).to(rows)
-        filled = rows.nan_to_num(nan=0.0)
-        filled = filled[filled.abs().amax(1) > 0]
-        picked = torch.randperm(len(filled), generator=generator)[:n_atoms].to(rows.device)
-        atoms[: len(picked)] = filled[picked]
+        mixed = rows.nan_to_num(nan=0.0)
+        mixed = mixed[torch.randperm(len(rows), generator=generator)[:MIXED_ROWS].to(rows.device)]
+        shape = (n_atoms, len(mixed))
+        weights = torch.randn(shape, generator=generator, dtype=torch.float64).to(rows)
+        atoms = weights @ mixed
         return UnitNorm().prox(atoms, 1.0)
 
 

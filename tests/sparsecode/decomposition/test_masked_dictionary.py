@@ -87,8 +87,8 @@ def test_hiding_nothing_is_plain_dictionary_learning(X: np.ndarray) -> None:
 
 def test_masking_keeps_an_overcomplete_dictionary_from_fitting_noise() -> None:
     # Section C of the paper in small: begun at the truth plus noisy rows, twice as many atoms.
-    X, truth = noisy_sparse_rows(400, 40, 60, 3, 0.15, 0)
-    init = torch.cat([truth, X[:180]])
+    rows, truth = noisy_sparse_rows(580, 40, 60, 3, 0.15, 0)
+    X, init = rows[:400], torch.cat([truth, rows[400:]])
     errors = {}
     for share in (0.9, 1.0):
         model = MaskedDictionaryLearning(
