@@ -1,5 +1,6 @@
 """scikit-learn estimators that factor data into sparse parts."""
 
+from sparsecode.decomposition.dictionary_learning import DictionaryLearning as DictionaryLearning
 from sparsecode.decomposition.masked_dictionary import (
     MaskedDictionaryLearning as MaskedDictionaryLearning,
 )

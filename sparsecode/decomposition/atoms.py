@@ -1,0 +1,48 @@
+"""The sums that online dictionary learning keeps, and the best atoms under them."""
+
+import torch
+from torch import Tensor
+
+UNUSED = 1e-6  # share of the largest use below which an atom is not moved
+
+
+class AtomSums:
+    """Products of codes with codes and with rows, summed over batches, and the current atoms.
+
+    Parameters
+    ----------
+    atoms_FD : Tensor of shape (F, D)
+        Atoms to begin with, of unit norm.
+    nonnegative : bool
+        Whether atoms have no negative entries.
+    """
+
+    def __init__(self, atoms_FD: Tensor, *, nonnegative: bool) -> None:
+        self.atoms_FD = atoms_FD
+        self.nonnegative = nonnegative
+        self.codes_FF = atoms_FD.new_zeros(len(atoms_FD), len(atoms_FD))
+        self.rows_FD = torch.zeros_like(atoms_FD)
+
+    def add(self, codes_NF: Tensor, rows_ND: Tensor, memory: int | None) -> None:
+        """Add a batch; with `memory`, older batches fade by ``1 - batch / memory`` first."""
+        fade = 1.0 if memory is None else max(0.0, 1 - len(rows_ND) / memory)
+        self.codes_FF = fade * self.codes_FF + codes_NF.T @ codes_NF
+        self.rows_FD = fade * self.rows_FD + codes_NF.T @ rows_ND
+
+    def update_atoms(self) -> None:
+        """Set each atom in turn to its best value, scaled to unit norm.
+
+        The squared error in one atom is ``codes_jj ||d||^2 / 2 - d . (rows_j - rest)``. An atom
+        that no code uses stays, and so does one whose best value is zero.
+        """
+        atoms = self.atoms_FD.clone()
+        uses = self.codes_FF.diagonal()
+        largest = uses.max()
+        for j in (uses > UNUSED * largest).nonzero().flatten().tolist():
+            best = self.rows_FD[j] - self.codes_FF[j] @ atoms + uses[j] * atoms[j]
+            if self.nonnegative:
+                best = best.clamp(min=0)
+            norm = best.norm()
+            if float(norm) > 0:
+                atoms[j] = best / norm
+        self.atoms_FD = atoms
