@@ -50,7 +50,8 @@ def decoded(X: Any, components: np.ndarray) -> Any:
     if isinstance(X, Tensor):
         _check_width(X, components)
         return X @ torch.as_tensor(components).to(X)
-    X = check_array(X, accept_sparse="csr", dtype=KINDS, input_name="X")
+    csr: Any = "csr"
+    X = check_array(X, accept_sparse=csr, dtype=KINDS, input_name="X")
     _check_width(X, components)
     rows = X @ components.astype(X.dtype, copy=False)
     return rows.toarray() if scipy.sparse.issparse(rows) else np.asarray(rows)

@@ -32,7 +32,7 @@ def x_(dictionary: np.ndarray) -> np.ndarray:
     [
         SparseCoder(),
         SparseCoder(solver=OMP(2), sparse_output=True),
-        SparseCoder(penalty=L1(0.1), solver=FISTA(max_iter=100_000)),
+        SparseCoder(penalty=L1(0.1), solver=FISTA(tol=1e-3)),
         SparseCoder(penalty=L0(0.1), solver=ISTA(tol=1e-2, max_iter=100_000)),
     ]
 )
