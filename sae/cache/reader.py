@@ -260,7 +260,7 @@ class Cache(AbstractSource):
             self._read_block(int(block))
         for run in np.split(known, np.flatnonzero(np.diff(known) != 1) + 1):
             if len(run):
-                shard, first, last = self._place_of(int(run[0]))
+                shard, first, _ = self._place_of(int(run[0]))
                 other, _, end = self._place_of(int(run[-1]))
                 rows = self._shards.get(shard).activations
                 will_need(rows[first : end if other == shard else len(rows)])

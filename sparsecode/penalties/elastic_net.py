@@ -50,7 +50,7 @@ class ElasticNet(AbstractPenalty, Subdifferentiable, CoordinateSeparable, Convex
         return self.alpha * z.abs().sum() + 0.5 * self.l2_alpha * z.square().sum()
 
     def prox(self, z: Tensor, step: float) -> Tensor:
-        """Shrink each entry towards zero by ``alpha * step``, then divide by ``1 + l2_alpha * step``."""
+        """Shrink by ``alpha * step`` towards zero, then divide by ``1 + l2_alpha * step``."""
         shrunk = (z.abs() - self.alpha * step).clamp(min=0)
         return z.sign() * shrunk / (1 + self.l2_alpha * step)
 

@@ -63,7 +63,7 @@ def test_prox_keeps_dtype_and_shape(dtype: torch.dtype) -> None:
     assert ElasticNet(0.1, 0.2).prox(z, 0.5).shape == z.shape
 
 
-@pytest.mark.parametrize(("alpha", "l2", "name"), [(-1.0, 0.0, "alpha"), (0.0, -1.0, "l2")])
+@pytest.mark.parametrize(("alpha", "l2", "name"), [(-1.0, 0.0, "alpha"), (0.0, -1.0, "l2_alpha")])
 def test_a_negative_weight_is_refused(alpha: float, l2: float, name: str) -> None:
     message = rf"`{name}` must be a finite number in \[0, inf\); got -1"
     with pytest.raises(ValueError, match=message):
