@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,20 +87,16 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         If another writer is in the folder, or it cannot be made.
     """
     folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with one_sentence(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+    made: list[Path] = []
+    handle = _locked(folder, made)
     try:
-        _lock(handle, folder)
         yield
     finally:
-        for path in made:
-            try:
+        for path in sorted(set(made), key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # something was written
                 path.rmdir()
-            except OSError:  # something was written
-                break
-        os.close(handle)  # last: until then nobody else can have begun in the folder
+        if handle is not None:
+            os.close(handle)  # last: until then nobody else can have begun in the folder
 
 
 def write_bytes(path: str | Path, data: bytes) -> str:
@@ -184,9 +180,41 @@ def load_tensors(
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
+def _locked(folder: Path, made: list[Path]) -> int | None:
+    """Return the folder, opened with a lock on it, or None where there are no locks.
+
+    Folders that had to be made are added to `made`.
+    """
+    while True:
+        with one_sentence(folder):
+            handle = _opened_folder(folder, made)
+        if handle is None:
+            return None
+        try:
+            _lock(handle, folder)
+        except BaseException:
+            os.close(handle)
+            raise
+        if _is_at(handle, folder):
+            return handle
+        os.close(handle)  # of a writer that has just ended, and removed the folder
+
+
+def _opened_folder(folder: Path, made: list[Path], attempts: int = 100) -> int | None:
+    """Return the folder opened, made if need be though another writer may be removing it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        if not attempts:
+            raise
+        return _opened_folder(folder, made, attempts - 1)
+    made += missing
+    return handle
+
+
 def _lock(handle: int, folder: Path) -> None:
-    if sys.platform == "win32":
-        return
     import fcntl
 
     try:
@@ -199,6 +227,14 @@ def _lock(handle: int, folder: Path) -> None:
         ) from None
     except OSError:  # some network file systems have no locks
         pass
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Return whether `path` still names an open folder."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: Path) -> bytes:
@@ -226,6 +262,8 @@ def _corrupt(path: Path, fact: str) -> CorruptFileError:
 
 
 def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":  # folders cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

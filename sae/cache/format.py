@@ -55,11 +55,10 @@ fraction, the one with the smallest u is held out.
 
 **shards** hold whole contexts, and at most the ``shard_rows`` rows of the call that wrote them.
 
-**journal/** holds ``lock``, an empty file on which the writer has a lock of the operating system,
-``session.json`` (the options of the call under way and the number of sessions before it), and
-``000000.json`` and so on, one for each finished shard: its entry for the manifest, the statistics
-up to and including it, and the place in the texts where the next shard starts. A shard counts
-once its journal entry exists; the files are written, flushed and renamed before that.
+**journal/** holds ``session.json`` (the options of the call under way and the number of sessions
+before it), and ``000000.json`` and so on, one for each finished shard: its entry for the manifest,
+the statistics up to and including it, and the place in the texts where the next shard starts. A
+shard counts once its journal entry exists; the files are written, flushed and renamed before that.
 Finishing writes the manifest and then deletes the journal; a journal whose session the manifest
 already names is left over and may be deleted.
 """

@@ -1,28 +1,24 @@
 """The journal of a write under way: what a killed writer finds again."""
 
-import fcntl
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from sae.cache.format import JOURNAL, MANIFEST, VOCABULARY, read_manifest, refuse
-from sparsecode.io import one_sentence, read_json, write_json
+from sparsecode.io import one_sentence, only_writer, read_json, write_json
 
 _SESSION = "session.json"
-_LOCK = "lock"
 _ENTRY = re.compile(r"\d{6,}\.json")
 _SHARD = re.compile(r"\d{6,}\.safetensors")
 _HALF = re.compile(r"\.(\d{6,}|manifest|vocabulary|session)\.(json|safetensors)\.\w+\.tmp")
 
 
 class Journal:
-    """The folder ``journal/`` of a cache, locked against other writers while it is open.
+    """The folder ``journal/`` of a cache, which has one writer while it is open.
 
-    The lock is the operating system's: it ends with the process that holds it, however that ends.
     Nothing is ever deleted that a writer of caches did not put there, and leaving without a shard
     leaves nothing.
 
@@ -30,26 +26,22 @@ class Journal:
     ----------
     root : path
         The cache. Its folder is made if need be, so an unwritable place is refused here, and so is
-        a folder that holds anything but a cache.
+        a folder that holds anything but a cache, or has another writer.
     """
 
     def __init__(self, root: Path) -> None:
         self._folder = root / JOURNAL
         self._root = root
-        self._made: list[Path] = []
+        self._open = ExitStack()
 
     def __enter__(self) -> "Journal":
-        with one_sentence(self._folder / _LOCK):
-            if not (self._folder / _LOCK).exists():
-                with suppress(FileNotFoundError):  # another writer may be coming or going
-                    self._refuse_foreign()  # before anything is made there
-            self._lock = self._locked()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(only_writer(self._root))
             self._refuse_foreign()
-        except BaseException:
-            self._lock.close()
-            raise
-        self._sweep()
+            with one_sentence(self._folder):
+                self._folder.mkdir(exist_ok=True)
+            self._sweep()
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
@@ -58,12 +50,10 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._lock:
-            if _is_at(self._lock, self._folder / _LOCK) and not self._entries():
+        with self._open:
+            if not self._entries():  # there is nothing to continue
                 self._discard_shards()
-                self.clear()  # there is nothing to continue
-                for folder in self._made:
-                    _remove_empty(folder)
+                self.clear()
 
     def session(self) -> dict[str, Any] | None:
         """Return what `begin` recorded, or None if no write is under way."""
@@ -88,60 +78,27 @@ class Journal:
                 refuse(self._path(expected), "the file is missing")
             yield read_json(path)
 
-    def clear(self, *, keep_lock: bool = False) -> None:
+    def clear(self) -> None:
         """Delete the journal; what says whose entries they are goes last."""
         for path in self._entries():
             path.unlink()
         (self._folder / _SESSION).unlink(missing_ok=True)
-        if not keep_lock:
-            (self._folder / _LOCK).unlink(missing_ok=True)
-            _remove_empty(self._folder)
+        _remove_empty(self._folder)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"{shard:06d}.json"
 
     def _entries(self) -> list[Path]:
         """Return the files of the finished shards in their order."""
-        found = [path for path in self._folder.iterdir() if _ENTRY.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.stem))
-
-    def _locked(self) -> BinaryIO:
-        """Return the lock file, made if need be, with the lock on it."""
-        while True:
-            lock = self._opened()
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                raise ValueError(
-                    f"`out` must not be written by two processes at once; `{self._root}` is being "
-                    "written. Wait for the other one, or choose another folder."
-                ) from None
-            except OSError:  # a file system without locks
-                return lock
-            if _is_at(lock, self._folder / _LOCK):
-                return lock
-            lock.close()  # of a writer that has just ended, and deleted the file
-
-    def _opened(self) -> BinaryIO:
-        """Return the lock file, made if need be with the folders that a writer may be removing."""
-        for _ in range(100):
-            with suppress(FileNotFoundError, FileExistsError):
-                return self._open()
-        return self._open()
-
-    def _open(self) -> BinaryIO:
-        missing = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._made += missing
-        return os.fdopen(os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644), "rb")
+        found = [name for name in _names(self._folder) if _ENTRY.fullmatch(name)]
+        return [self._folder / name for name in sorted(found, key=lambda name: int(name[:-5]))]
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder that is neither empty nor a cache, and a journal of something else."""
         names, inside = _names(self._root), _names(self._folder)
         foreign = [
             f"{JOURNAL}/{name}"
-            for name in sorted(inside - {_LOCK, _SESSION})
+            for name in sorted(inside - {_SESSION})
             if not _HALF.fullmatch(name) and not (_SESSION in inside and _ENTRY.fullmatch(name))
         ]
         if MANIFEST not in names and _SESSION not in inside:
@@ -178,14 +135,6 @@ class Journal:
     def _shard_folders(self) -> list[Path]:
         folders = [self._root / "tokens", self._root / "index", *self._root.glob("activations/*")]
         return [folder for folder in folders if folder.is_dir()]
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Return whether `path` still names an open file."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _names(folder: Path) -> set[str]:

@@ -258,12 +258,12 @@ class Cache(AbstractSource):
         known = np.sort(blocks[self._verified[blocks]] if self._verify else blocks)
         for block in np.setdiff1d(blocks, known, assume_unique=True):
             self._read_block(int(block))
-        for run in np.split(known, np.flatnonzero(np.diff(known) != 1) + 1):
+        ends = (np.diff(known) != 1) | np.isin(known[1:], self._first_blocks)
+        for run in np.split(known, np.flatnonzero(ends) + 1):
             if len(run):
                 shard, first, _ = self._place_of(int(run[0]))
-                other, _, end = self._place_of(int(run[-1]))
-                rows = self._shards.get(shard).activations
-                will_need(rows[first : end if other == shard else len(rows)])
+                _, _, last = self._place_of(int(run[-1]))
+                will_need(self._shards.get(shard).activations[first:last])
 
     def _place(self, block: int) -> np.ndarray:
         shard, first, last = self._place_of(block)

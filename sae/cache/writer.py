@@ -224,7 +224,7 @@ def _base(
     sessions = () if finished is None else finished.sessions
     under_way = journal.session()
     if under_way is not None and under_way["sessions"] < len(sessions):
-        journal.clear(keep_lock=True)  # killed between the manifest and the end of the journal
+        journal.clear()  # killed between the manifest and the end of the journal
         under_way = None
     base = empty if finished is None else finished
     _check_agreement(root, base, empty)
