@@ -66,6 +66,11 @@ class AbstractSource(ABC):
         """Copy rows of one piece of storage into `out`."""
 
     @property
+    def _in_one_piece(self) -> bool:
+        """Whether all rows lie in the storage's piece 0, so that a place is a row."""
+        return True
+
+    @property
     @abstractmethod
     def statistics(self) -> RowStatistics:
         """Mean and norms over all rows, those outside of the split included."""
@@ -247,10 +252,13 @@ class AbstractSource(ABC):
 
     def _pick_all(self, places: np.ndarray, scratch: np.ndarray, out: Tensor) -> Tensor:
         """Copy the rows at `places` into `out`, a tensor of any dtype."""
+        same = out.dtype == self.dtype
+        if same and self._in_one_piece:
+            self._pick(0, places, to_bits(out))
+            return out
         step = scratch.shape[1]
         for start in range(0, len(places), step):  # a part stays in the processor's cache
             part, target = places[start : start + step], out[start : start + step]
-            same = out.dtype == self.dtype
             stored = to_bits(target) if same else scratch[1, : len(part)]
             self._pick_part(part, scratch[0, : len(part)], stored)
             if not same:
@@ -258,9 +266,8 @@ class AbstractSource(ABC):
         return out
 
     def _pick_part(self, places: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> None:
-        lowest, highest = (int(end) >> STORAGE_SHIFT for end in (places.min(), places.max()))
-        if lowest == highest:
-            self._pick(lowest, places & ROW_MASK, out)
+        if self._in_one_piece:
+            self._pick(0, places, out)
             return
         order = np.argsort(places)  # one piece of storage after the other
         storage, rows = places[order] >> STORAGE_SHIFT, places[order] & ROW_MASK

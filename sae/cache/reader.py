@@ -277,6 +277,10 @@ class Cache(AbstractSource):
         stored = self._shards.get(storage).activations if self._row is None else self._row[0]
         np.take(stored, rows, axis=0, out=out, mode="clip")  # "raise" would copy once more
 
+    @property
+    def _in_one_piece(self) -> bool:
+        return self._row is not None
+
     @cached_property
     def _row(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The rows of all shards in one array, and each shard's first one; None if they cannot be.
