@@ -206,7 +206,7 @@ def _opened_folder(folder: Path, made: list[Path], attempts: int = 100) -> int |
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         if not attempts:
             raise
         return _opened_folder(folder, made, attempts - 1)
