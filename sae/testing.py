@@ -56,6 +56,12 @@ def _require(condition: bool, sentence: str) -> None:
         raise AssertionError(sentence)
 
 
+def _require_close(got: Tensor, want: Tensor, sentence: str) -> None:
+    torch.testing.assert_close(
+        got, want, rtol=1e-4, atol=1e-5, msg=lambda found: f"{sentence} {found}"
+    )
+
+
 def _check_weights(model: AbstractAutoencoder, again: AbstractAutoencoder) -> None:
     d, f = model.n_features, model.n_latents
     for name, shape in {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}.items():
@@ -104,18 +110,18 @@ def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
 def _check_decode(model: AbstractAutoencoder, x: Tensor) -> None:
     codes = model.encode(x)
     dense = codes.to_dense() @ model.W_dec + model.b_dec
-    torch.testing.assert_close(model.decode(codes), dense, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.decode(codes.to_ragged()), dense, rtol=1e-4, atol=1e-5)
+    sentence = "`decode` must give codes @ W_dec + b_dec."
+    _require_close(model.decode(codes), dense, sentence)
+    _require_close(model.decode(codes.to_ragged()), dense, sentence)
 
 
 def _check_rows_are_independent(model: AbstractAutoencoder, x: Tensor) -> None:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     whole = model.encode(x).to_dense()
-    torch.testing.assert_close(
-        model.encode(x[order]).to_dense(), whole[order], rtol=1e-4, atol=1e-5
-    )
+    sentence = "`encode` must give a row the same code in every batch, at inference."
+    _require_close(model.encode(x[order]).to_dense(), whole[order], sentence)
     alone = torch.cat([model.encode(row[None]).to_dense() for row in x])
-    torch.testing.assert_close(alone, whole, rtol=1e-4, atol=1e-5)
+    _require_close(alone, whole, sentence)
     _require(model.encode(x) == model.encode(x), "`encode` must be deterministic.")
 
 

@@ -39,7 +39,7 @@ class BatchTopK(AbstractAutoencoder):
         Width F of the code.
     k : float, default=32
         Latents kept on a row on average, in (0, n_latents].
-    threshold_decay : float, default=0.99
+    threshold_decay : float, default=0.9
         Of the running average of the threshold, in [0, 1).
     aux_coefficient : float, default=1/32
         Weight of the AuxK loss; 0 switches it off.
@@ -80,7 +80,7 @@ class BatchTopK(AbstractAutoencoder):
         n_features: int,
         n_latents: int,
         k: float = 32,
-        threshold_decay: float = 0.99,
+        threshold_decay: float = 0.9,
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
         pre_bias: bool = True,

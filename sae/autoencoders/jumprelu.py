@@ -50,14 +50,16 @@ class JumpReLU(AbstractAutoencoder):
     -----
     The estimator is ``d a / d threshold = -(threshold / e) 1[|z - threshold| < e / 2]`` and
     ``d L0 / d threshold = -(1 / e) 1[|z - threshold| < e / 2]``, ``e`` the bandwidth; L0 gives
-    no gradient to ``z``. ``encode(x, k=...)`` keeps the k largest of what is active.
+    no gradient to ``z``. A threshold below 0, where a step may take it, counts as 0.
+    ``encode(x, k=...)`` keeps the k largest of what is active.
 
     References
     ----------
     Rajamanoharan et al. (2024), "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU
     Sparse Autoencoders". arXiv:2407.14435. Differs from it in: the threshold itself is the
     parameter, not its logarithm, which hardly moves under Adam; it starts where the target holds;
-    units are those of the data; ``b_dec`` is subtracted first.
+    units are those of the data; ``b_dec`` is subtracted first. The loss with a target was first
+    seen in code at saprmarks/dictionary_learning, trainers/jumprelu.py (described, not copied).
 
     Examples
     --------

@@ -1,11 +1,15 @@
 """KSparse: the k-sparse autoencoder of 2013, linear, tied, with a schedule for k."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from sae.autoencoders.base import AbstractAutoencoder, Losses, latent_columns, random_rows
 from sparsecode import SparseCodes, decode_mse, encode_topk
-from sparsecode._checks import check_float, check_int
+from sparsecode._checks import check_choice, check_float, check_int
+
+SMALL = 0.01  # standard deviation of the weights in the paper's start
 
 
 class KSparse(AbstractAutoencoder):
@@ -27,12 +31,22 @@ class KSparse(AbstractAutoencoder):
         Share of the training over which k falls.
     alpha : float, default=1.0
         At inference ``round(alpha * k)`` units are kept.
+    start : {"data", "small"}, default="data"
+        "data": rows of unit norm, ``b_dec`` at the mean of the data and ``b_enc`` so that units
+        explain deviations from it. "small": the paper's, weights of deviation 0.01 and biases of 0.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
+    Notes
+    -----
+    From "small" and without `k_start`, most units die when k is small: the first to win go on
+    winning. On images the units that remain with a schedule are the better features; from "data"
+    few die with or without one, and means that are large do no harm.
+
     References
     ----------
-    Makhzani & Frey (2013), "k-Sparse Autoencoders", algorithm 1. arXiv:1312.5663.
+    Makhzani & Frey (2013), "k-Sparse Autoencoders", algorithm 1. arXiv:1312.5663. Differs from it
+    in: the default `start`.
 
     Examples
     --------
@@ -50,6 +64,7 @@ class KSparse(AbstractAutoencoder):
         k_start: int | None = None,
         anneal_share: float = 0.5,
         alpha: float = 1.0,
+        start: Literal["data", "small"] = "data",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
@@ -60,7 +75,11 @@ class KSparse(AbstractAutoencoder):
         self.anneal_share = check_float("anneal_share", anneal_share, low=0.0, high=1.0)
         self.alpha = check_float("alpha", alpha, low=0.0, open_low=True)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
-        self.W_enc = latent_columns(random_rows(n_latents, n_features, self.seed))
+        self.start = check_choice("start", start, ("data", "small"))
+        rows = random_rows(n_latents, n_features, self.seed)
+        if start == "small":
+            rows *= SMALL * n_features**0.5
+        self.W_enc = latent_columns(rows)
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.b_dec = nn.Parameter(torch.zeros(n_features))
         self.current_k = self.k
@@ -92,7 +111,12 @@ class KSparse(AbstractAutoencoder):
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
-        """Put ``b_dec`` at the mean of the sample, so that the units explain the deviations."""
+        """Put ``b_dec`` at the mean of the sample, so that the units explain the deviations.
+
+        From ``start="small"`` nothing is changed.
+        """
+        if self.start == "small":
+            return
         sample = self._checked(sample).to(self.W_enc.dtype)
         self.b_dec.copy_(sample.mean(0))
         self.b_enc.copy_(-(self.b_dec @ self.W_enc))

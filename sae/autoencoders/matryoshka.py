@@ -41,12 +41,12 @@ class Matryoshka(AbstractAutoencoder):
         it is missing. None means 1/16, 1/8, 1/4, 1/2 and all of the latents.
     n_sampled : int or None, default=None
         Draw this many prefixes anew in each step, the last of them the whole, small ones more
-        often; in place of `prefixes`.
+        often; equal ones count once. In place of `prefixes`.
     weights : sequence of float or None, default=None
         Weight of each of `prefixes`, the smallest first; None weighs all by one over their number.
     selection : {"batch_topk", "topk"}, default="batch_topk"
         As in `BatchTopK`, with its threshold at inference, or as in `TopK`.
-    threshold_decay : float, default=0.99
+    threshold_decay : float, default=0.9
         Of the running average of the threshold.
     aux_coefficient : float, default=1/32
         Weight of the AuxK loss; 0 switches it off.
@@ -60,9 +60,9 @@ class Matryoshka(AbstractAutoencoder):
     References
     ----------
     Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning Multi-Level Features with Matryoshka
-    Sparse Autoencoders". arXiv:2503.17547. Differs from it in: the bias alone is no level.
-    Sampled prefixes were first seen in code at noanabeshima/matryoshka-saes (described, not
-    copied).
+    Sparse Autoencoders". arXiv:2503.17547. Differs from it in: the mean over the prefixes, not
+    their sum, so that AuxK weighs the same for any number of them. Sampled prefixes were first seen
+    in code at noanabeshima/matryoshka-saes (described, not copied).
 
     Examples
     --------
@@ -89,7 +89,7 @@ class Matryoshka(AbstractAutoencoder):
         n_sampled: int | None = None,
         weights: Sequence[float] | None = None,
         selection: Literal["batch_topk", "topk"] = "batch_topk",
-        threshold_decay: float = 0.99,
+        threshold_decay: float = 0.9,
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
         pre_bias: bool = True,

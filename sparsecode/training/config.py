@@ -48,7 +48,9 @@ class TrainConfig:
 
     accumulate: int = 1
     """Parts into which the rows of a step are split to save memory. The result is that of one
-    part, up to rounding: loss, gradients and dead latents are those of the whole batch."""
+    part, up to rounding: loss, gradients and dead latents are those of the whole batch. What an
+    architecture selects or counts over a batch (`BatchTopK`, `Matryoshka`, `JumpReLU` with a
+    target), it does within each part."""
 
     seed: int = 0
     """Of the order of the rows and of whatever the model draws in training."""

@@ -56,7 +56,7 @@ def test_the_contract_notices_an_encoder_that_depends_on_its_batch():
         def loss_terms(self, x, target, *, dead_latents=None):
             return self.inner.loss_terms(x, target, dead_latents=dead_latents)
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="must give a row the same code in every batch"):
         check_autoencoder(lambda: Centered(n_features=5, n_latents=12))
 
 

@@ -1,12 +1,14 @@
 """KSparse: signed selection, tied weights, the schedule of k, alpha at inference."""
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.linalg import hadamard
 
 import sae
+from sparsecode.metrics import coherence
 
 
 def test_selection_is_signed_not_by_magnitude():
@@ -58,15 +60,84 @@ def test_k_falls_linearly_over_the_first_half_and_alpha_rules_inference():
     assert model.encode(x, k=7).values.shape[1] == 7
 
 
-@given(st.lists(st.integers(0, 127), min_size=2, max_size=2, unique=True), st.floats(0.1, 10))
-def test_coherence_theorem(support, size):
-    """[I, Hadamard / 8] has coherence 1/8: 2 equal entries (2/8 <= 1/2) are always recovered."""
-    atoms = torch.cat([torch.eye(64), torch.tensor(hadamard(64), dtype=torch.float32) / 8])
-    model = sae.KSparse(n_features=64, n_latents=128, k=2, seed=0)
+def incoherent(d):
+    """Return [I, Hadamard / sqrt(d)]: 2 d atoms of coherence ``1 / sqrt(d)``."""
+    return torch.cat([torch.eye(d), torch.tensor(hadamard(d), dtype=torch.float32) / d**0.5])
+
+
+ATOMS = {d: incoherent(d) for d in (64, 256)}
+
+
+def support_found(atoms, values, order):
+    """Return the ids that the encoder with these atoms finds in the sum of values and atoms."""
+    model = sae.KSparse(n_features=atoms.shape[1], n_latents=len(atoms), k=len(order), seed=0)
     with torch.no_grad():
         model.W_enc.copy_(atoms.t())
-    codes = model.encode(size * atoms[support].sum(0, keepdim=True))
-    assert sorted(codes.indices.flatten().tolist()) == sorted(support)
+    codes = model.encode(torch.tensor(values) @ atoms[order])
+    return sorted(codes.indices.tolist())
+
+
+@given(st.sampled_from([64, 256]), st.integers(1, 7), st.floats(0.1, 10.0), st.data())
+def test_coherence_theorem(d, k, largest, data):
+    """If ``k mu <= z_k / (2 z_1)``, the k largest of ``W^T x`` are the support of ``x = W z``.
+
+    Values go down to the smallest that the theorem allows, and a thousandth for rounding.
+    """
+    lowest = 2 * k * 1.001 / d**0.5
+    assume(lowest <= 1.0)
+    ids = st.integers(0, 2 * d - 1)
+    support = data.draw(st.lists(ids, min_size=k, max_size=k, unique=True))
+    shares = data.draw(st.lists(st.floats(lowest, 1.0), min_size=k - 1, max_size=k - 1))
+    values = [largest, *(largest * share for share in shares)]
+    assert support_found(ATOMS[d], values, support) == sorted(support)
+
+
+@pytest.mark.parametrize("d", ATOMS)
+def test_the_atoms_of_the_theorem_are_as_incoherent_as_said(d):
+    assert coherence(ATOMS[d]) == pytest.approx(d**-0.5)
+
+
+def test_without_the_bound_of_the_theorem_the_support_can_be_missed():
+    """The counterpart: 20 of 128 atoms with mu = 1/8, where ``k mu`` is 2.5."""
+    support = torch.randperm(128)[:20].tolist()
+    assert support_found(ATOMS[64], [1.0] * 20, support) != sorted(support)
+
+
+def test_the_start_of_the_paper_is_small_and_without_biases():
+    model = sae.KSparse(n_features=400, n_latents=100, k=5, start="small", seed=0)
+    model.initialize(torch.randn(50, 400) + 7.0)
+    assert float(model.W_enc.detach().std()) == pytest.approx(0.01, rel=0.02)
+    assert not model.b_enc.any()
+    assert not model.b_dec.any()
+    centered = sae.KSparse(n_features=400, n_latents=100, k=5, seed=0)
+    rows = torch.randn(50, 400) + 7.0
+    centered.initialize(rows)
+    torch.testing.assert_close(centered.b_dec.detach(), rows.mean(0))
+    error = centered(rows.mean(0, keepdim=True)) - rows.mean(0)
+    assert float(error.detach().abs().max()) < 1e-3
+
+
+def test_a_schedule_keeps_units_alive_and_features_good(sparsecode_data):
+    """The protocol of ``tests/benchmarks/bench_k_sparse.py`` on a fifth of the images."""
+    file = sparsecode_data / "mnist_17k.npz"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    with np.load(file) as content:
+        X = torch.from_numpy(content["x_train"][:2000]).reshape(-1, 784).float() / 255
+    dead = {}
+    for k_start in (None, 100):
+        model = sae.KSparse(
+            n_features=784, n_latents=500, k=10, k_start=k_start, start="small", seed=0
+        )
+        config = sae.TrainConfig(
+            batch_size=128, n_steps=200, lr=1e-3, warmup_share=0.0, decay_share=0.0,
+            heldout_fraction=0.0, progress=False,
+        )  # fmt: skip
+        sae.Trainer(model, X, config).fit()
+        codes = model.encode(X)
+        fired = torch.zeros(500, dtype=torch.bool).index_fill(0, codes.indices.flatten(), True)
+        dead[k_start] = 1 - float(fired.double().mean())
+    assert dead[None] > 2 * dead[100]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +145,7 @@ def test_coherence_theorem(support, size):
     [
         ({"k_start": 3}, r"`k_start` must be an int in \[4, n_latents\]; got 3"),
         ({"alpha": 0.0}, "`alpha` must be a finite number"),
+        ({"start": "smal"}, "`start` must be"),
         ({"anneal_share": 1.5}, "`anneal_share` must be a finite number"),
     ],
 )
