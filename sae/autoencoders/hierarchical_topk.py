@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from sae.autoencoders.base import (
     AbstractAutoencoder,
@@ -17,8 +16,6 @@ from sae.autoencoders.base import (
 )
 from sparsecode import SparseCodes, encode_topk, hierarchical_mse
 from sparsecode._checks import check_float, check_int
-
-HELD_ENTRIES = 1 << 26  # of the (budgets, rows, features) reconstructions held until the backward
 
 
 class HierarchicalTopK(AbstractAutoencoder):
@@ -52,8 +49,7 @@ class HierarchicalTopK(AbstractAutoencoder):
     Notes
     -----
     With ``budgets=[k]`` this is `TopK`. A schedule of k (`TrainConfig.k_start`) moves the budgets
-    when they are None; given budgets stay. Reconstructions of all budgets are held until the
-    backward pass while they are few, else made again there, some rows at a time.
+    when they are None; given budgets stay.
 
     References
     ----------
@@ -106,7 +102,15 @@ class HierarchicalTopK(AbstractAutoencoder):
         x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
         budgets = list(range(1, self.k + 1)) if self.budgets is None else self.budgets
         codes = self._codes(x, max(budgets))
-        mse, recon = self._error(codes, target, budgets)
+        mse, recon = hierarchical_mse(
+            codes,
+            self.W_dec,
+            target,
+            budgets=budgets,
+            weights=self.weights,
+            bias=self.b_dec,
+            keep="last",
+        )
         auxk = auxk_terms(
             self,
             x - self.b_dec if self.pre_bias else x,
@@ -127,29 +131,6 @@ class HierarchicalTopK(AbstractAutoencoder):
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
         pre_bias = self.b_dec if self.pre_bias else None
         return encode_topk(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, k, pre_bias=pre_bias)
-
-    def _error(
-        self, codes: SparseCodes, target: Tensor, budgets: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss over the budgets and the reconstruction at the largest."""
-        last, n_rows = budgets.index(max(budgets)), max(1, len(target))
-
-        def error(values: Tensor, indices: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-            part = SparseCodes(values, indices, self.n_latents)
-            loss, recons = hierarchical_mse(
-                part, self.W_dec, target, budgets=budgets, weights=self.weights, bias=self.b_dec
-            )
-            return loss * (len(target) / n_rows), recons[last].detach()
-
-        whole = (codes.values, codes.indices, target)
-        size = max(1, HELD_ENTRIES // (len(budgets) * self.n_features))
-        if len(target) <= size:
-            return error(*whole)
-        parts = zip(*(tensor.split(size) for tensor in whole), strict=True)
-        errors, recons = zip(
-            *(checkpoint(error, *part, use_reentrant=False) for part in parts), strict=True
-        )
-        return torch.stack(errors).sum(), torch.cat(recons)
 
 
 def _checked_budgets(budgets: Sequence[int], k: int) -> list[int]:

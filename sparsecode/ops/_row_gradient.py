@@ -73,6 +73,10 @@ class RowGradient:
             self.dense = self.to_dense()
             self._forget_lists()
 
+    def add_dense(self, gradient: Tensor) -> None:
+        """Add a gradient of shape (F, D) that is no sum over a short table."""
+        self.dense = gradient if self.dense is None else self.dense + gradient
+
     @property
     def is_empty(self) -> bool:
         """Whether no backward pass has left anything since `clear`."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Literal
 
 from torch import Tensor
 
 from sparsecode._checks import (
+    check_choice,
     check_float,
     check_floating,
     check_int,
@@ -26,6 +28,7 @@ def hierarchical_mse(
     budgets: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
     bias: Tensor | None = None,
+    keep: Literal["all", "last"] = "all",
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Decode the first entries of each row at several budgets and compare each with a target.
@@ -46,15 +49,19 @@ def hierarchical_mse(
     weights : sequence of J float, or None, default=None
         None weighs all budgets by 1 / J.
     bias : Tensor of shape (D,) or None, default=None
+    keep : {"all", "last"}, default="all"
+        Which reconstructions to return. "last" is that at the largest budget, without a gradient;
+        on a CPU it then holds some rows at a time, and takes the gradients of the loss at once.
     impl : {"auto", "reference", "cpu", "triton"}, default="auto"
 
     Returns
     -------
     loss : Tensor, scalar
         0 for an empty batch.
-    recons : Tensor of shape (J, ..., D)
+    recons : Tensor of shape (J, ..., D), or (..., D) with ``keep="last"``
         The reconstruction at each budget, in the order of `budgets`. Both outputs are
-        differentiable in the values, `W_dec`, `target` (the loss only) and `bias`.
+        differentiable in the values, `W_dec`, `target` (the loss only) and `bias`, unless `keep`
+        says otherwise.
 
     Raises
     ------
@@ -65,8 +72,8 @@ def hierarchical_mse(
 
     Notes
     -----
-    One budget equal to K is `decode_mse`. Needs memory for (J, N, D) numbers; where J is K, take
-    the rows of a large batch in parts.
+    One budget equal to K is `decode_mse`. All reconstructions need memory for (J, N, D) numbers,
+    and as much again for the gradients.
 
     References
     ----------
@@ -88,6 +95,7 @@ def hierarchical_mse(
         raise TypeError(f"`codes` must be a SparseCodes; got {type(codes).__name__}.")
     W_dec, target = check_floating("W_dec", W_dec), check_floating("target", target)
     bias = None if bias is None else check_floating("bias", bias)
+    check_choice("keep", keep, ("all", "last"))
     _check_shapes(codes, W_dec, target, bias)
     codes = codes.to_fixed()
     k, depth = codes.values.shape[-1], W_dec.shape[1]
@@ -107,9 +115,14 @@ def hierarchical_mse(
     else:
         target_ND = target_ND.to(W_dec.dtype) if chosen == "cpu" else target_ND
         path = cpu if chosen == "cpu" else _kernels()
-        loss, recons = path.HierarchicalMSE.apply(
+        some = chosen == "cpu" and keep == "last"
+        function = cpu.HierarchicalError if some else path.HierarchicalMSE
+        loss, recons = function.apply(
             values, W_dec, target_ND, bias, indices, ascending, shares, row_gradient_of(W_dec)
         )
+    if keep == "last":
+        last = recons if recons.ndim == 2 else recons[-1]
+        return loss, last.detach().reshape(target.shape)
     if order != sorted(order):
         recons = recons[order]
     return loss, recons.reshape(len(order), *target.shape)

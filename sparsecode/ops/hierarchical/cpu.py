@@ -2,7 +2,9 @@
 
 Reconstructions grow by the entries between two budgets. An entry belongs to every reconstruction
 whose budget includes it, so its gradient is that of a suffix of them: the suffix sums are built
-from the largest budget down, by addition only.
+from the largest budget down, by addition only. `HierarchicalMSE` gives all reconstructions and
+their gradients; `HierarchicalError` only the loss, whose gradients it takes on the way, some rows
+at a time, so that nothing of the size of (budgets, rows, features) is held.
 """
 
 import itertools
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from sparsecode.ops._row_gradient import RowGradient, dense_rows
 from sparsecode.ops.decode import cpu as decoding
+
+HELD = 1 << 21  # numbers: of the errors at all budgets, for as many rows as are taken together
 
 
 def supports(values: Tensor, W_dec: Tensor) -> str | None:
@@ -37,8 +41,7 @@ class HierarchicalMSE(torch.autograd.Function):
         recon = torch.zeros_like(target) if bias is None else bias.detach().expand_as(target)
         n_rows = max(target.shape[0], 1)
         for j, (first, last) in enumerate(spans(budgets)):
-            part = _Entries.of(values.detach(), indices, first, last)
-            recon = recon + decoding.gather_sum(part.values, part.ids, part.crow, W_dec.detach())
+            recon = recon + _sums_of(values.detach(), indices, W_dec.detach(), first, last)
             recons[j] = recon
             error = torch.linalg.vector_norm(recon - target)
             loss = loss + weights[j] / n_rows * error.square()
@@ -58,8 +61,9 @@ class HierarchicalMSE(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_values = torch.zeros_like(values)
             for suffix, (first, last) in zip(suffixes, spans(ctx.budgets), strict=True):
-                part = _Entries.of(values, indices, first, last)
-                dots = decoding.entry_dots(suffix, W_dec, part.ids, part.rows, part.crow)
+                layout = _Layout.of(len(target), [last - first])
+                ids = layout.take(indices[:, first:last])
+                dots = decoding.entry_dots(suffix, W_dec, ids, layout.rows, layout.crow)
                 grad_values[:, first:last] = dots.view(-1, last - first)
             out[0] = grad_values
         if ctx.needs_input_grad[1]:
@@ -77,6 +81,106 @@ class HierarchicalMSE(torch.autograd.Function):
         return tuple(out)
 
 
+class HierarchicalError(torch.autograd.Function):
+    """Weighted errors at several budgets, and the reconstruction at the last, without gradient."""
+
+    @staticmethod
+    def forward(
+        ctx, values, W_dec, target, bias, indices, budgets, weights, collector: RowGradient | None
+    ):
+        parts = (values, W_dec, target, bias)
+        grads = [
+            torch.zeros_like(part) if need else None
+            for part, need in zip(parts, ctx.needs_input_grad, strict=False)
+        ]
+        start = -target if bias is None else bias.detach() - target
+        loss, recon = target.new_zeros(()), torch.empty_like(target)
+        n_rows, depth = target.shape
+        shares = torch.tensor(weights, dtype=target.dtype) / max(n_rows, 1)
+        step = max(1, HELD // (len(budgets) * max(depth, 1)))
+        layout = _Layout.of(min(step, n_rows), budgets)
+        for first in range(0, n_rows, step):
+            rows = slice(first, min(first + step, n_rows))
+            if rows.stop - first < step:
+                layout = _Layout.of(rows.stop - first, budgets)
+            some, ids = layout.take(values.detach()[rows]), layout.take(indices[rows])
+            errors = _errors(layout, some, ids, W_dec.detach(), start[rows])
+            recon[rows] = errors[-1] + target[rows]
+            loss += (torch.linalg.vector_norm(errors, dim=(1, 2)).square() * shares).sum()
+            if any(part is not None for part in grads):
+                _to_suffixes(errors, (2 * shares).tolist())
+                _add_gradients(grads, rows, layout, some, ids, W_dec.detach(), errors)
+        ctx.save_for_backward(*grads)
+        ctx.collector = collector
+        ctx.mark_non_differentiable(recon)
+        return loss, recon
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_loss, _):
+        out = [None if part is None else part * grad_loss for part in ctx.saved_tensors]
+        if ctx.collector is not None and out[1] is not None:
+            ctx.collector.add_dense(out[1])
+            out[1] = None
+        return (*out, None, None, None, None)
+
+
+def _sums_of(values: Tensor, indices: Tensor, W_dec: Tensor, first: int, last: int) -> Tensor:
+    """Return the sums of the entries ``first:last`` of every row."""
+    layout = _Layout.of(len(values), [last - first])
+    part = layout.take(values[:, first:last]), layout.take(indices[:, first:last])
+    return decoding.gather_sum(*part, layout.crow, W_dec)
+
+
+def _errors(layout: "_Layout", values: Tensor, ids: Tensor, W_dec: Tensor, start: Tensor) -> Tensor:
+    """Return what each budget leaves over, (J, n, D), from ``start = bias - target``."""
+    if layout.alone:
+        errors = W_dec.index_select(0, ids).mul_(values[:, None])
+    else:
+        errors = decoding.gather_sum(values, ids, layout.crow, W_dec)
+    errors = errors.view(-1, *start.shape)
+    errors[0] += start
+    for before, after in itertools.pairwise(errors.unbind()):
+        after.add_(before)
+    return errors
+
+
+def _to_suffixes(errors: Tensor, scales: list[float]) -> None:
+    """Replace errors by the sums of those of the same and larger budgets, each times its scale."""
+    planes = errors.unbind()
+    planes[-1].mul_(scales[-1])
+    for j in reversed(range(len(scales) - 1)):
+        torch.add(planes[j + 1], planes[j], alpha=scales[j], out=planes[j])
+
+
+def _add_gradients(
+    grads: list[Tensor | None],
+    rows: slice,
+    layout: "_Layout",
+    values: Tensor,
+    ids: Tensor,
+    W_dec: Tensor,
+    suffixes: Tensor,
+) -> None:
+    """Add the gradients of some rows; `suffixes` may be overwritten."""
+    to_values, to_W, to_target, to_bias = grads
+    table = suffixes.view(-1, suffixes.shape[-1])
+    if to_values is not None:
+        dots = decoding.entry_dots(table, W_dec, ids, layout.rows, layout.crow)
+        to_values[rows, : layout.places.shape[1]] = dots[layout.places]
+    if to_target is not None:
+        to_target[rows] = -suffixes[0]
+    if to_bias is not None:
+        to_bias += suffixes[0].sum(0)
+    if to_W is not None:
+        live = values.nonzero().flatten()  # a NaN in a row that chose nothing stays there
+        if layout.alone and len(live) == len(values):
+            sources = table.mul_(values[:, None])  # nothing else needs them any more
+        else:
+            ids, sources = ids[live], table[layout.rows[live]] * values[live, None]
+        to_W.index_add_(0, ids, sources)  # one after the other: the order is fixed
+
+
 def suffix_rows(budgets: list[int], n_rows: int, device: torch.device) -> Tensor:
     """Return for each entry up to the last budget the row of its suffix sum, (J * N,), flat."""
     sizes = torch.tensor([last - first for first, last in spans(budgets)], device=device)
@@ -87,20 +191,41 @@ def suffix_rows(budgets: list[int], n_rows: int, device: torch.device) -> Tensor
 
 
 @dataclass(frozen=True)
-class _Entries:
-    """The entries ``first:last`` of every row, flat."""
+class _Layout:
+    """Entries of some rows, flat: budget by budget, and there row by row, as bags.
 
-    values: Tensor
-    ids: Tensor
+    A bag has the entries that one budget adds to one row; `rows` is the bag of each entry, `crow`
+    where bags begin and end, `order` where entries were in the rows, `places` (n_rows, used) where
+    they are now.
+    """
+
+    order: Tensor
     rows: Tensor
     crow: Tensor
+    places: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, indices: Tensor, first: int, last: int) -> "_Entries":
-        n_rows, size = values.shape[0], last - first
-        flat, ids = (part[:, first:last].reshape(-1).contiguous() for part in (values, indices))
-        rows = torch.arange(n_rows).repeat_interleave(size)
-        return cls(flat, ids, rows, torch.arange(n_rows + 1) * size)
+    def of(cls, n_rows: int, budgets: list[int]) -> "_Layout":
+        """Lay out the entries of `n_rows` rows, up to the last budget."""
+        used = budgets[-1]
+        numbers = torch.arange(n_rows * used).view(n_rows, used)
+        order = torch.cat([numbers[:, first:last].reshape(-1) for first, last in spans(budgets)])
+        sizes = torch.tensor([last - first for first, last in spans(budgets)])
+        sizes = sizes.repeat_interleave(n_rows)
+        crow = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        rows = torch.arange(len(sizes)).repeat_interleave(sizes)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order))
+        return cls(order, rows, crow, places.view(n_rows, used))
+
+    @property
+    def alone(self) -> bool:
+        """Whether every bag has one entry."""
+        return len(self.rows) == len(self.crow) - 1
+
+    def take(self, part: Tensor) -> Tensor:
+        """Return the values or the ids of the rows in this order."""
+        return part[:, : self.places.shape[1]].reshape(-1)[self.order]
 
 
 def _suffix_sums(

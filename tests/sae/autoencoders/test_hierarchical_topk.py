@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import sae
-from sae.autoencoders import hierarchical_topk
 from sparsecode.datasets import make_sparse_data
 from sparsecode.metrics import fvu
+from sparsecode.ops.hierarchical import cpu as hierarchical_cpu
 
 
 def explicit_loss(model, x, budgets, weights):
@@ -34,7 +34,7 @@ def x():
     ("budgets", "weights"), [(None, None), ([5, 1, 3], None), ([2, 4], [0.25, 2.0])], ids=str
 )
 def test_loss_and_gradients_are_those_of_the_formula(x, budgets, weights, entries, monkeypatch):
-    monkeypatch.setattr(hierarchical_topk, "HELD_ENTRIES", entries)
+    monkeypatch.setattr(hierarchical_cpu, "HELD", entries)
     model = make(budgets=budgets, weights=weights)
     model.initialize(x)
     losses = model.loss_terms(x, x)

@@ -5,6 +5,7 @@ import torch
 
 from sparsecode import SparseCodes, decode_mse, hierarchical_mse, topk
 from sparsecode.ops._row_gradient import RowGradient
+from sparsecode.ops.hierarchical import cpu
 
 IMPLS = ["reference", "cpu", "triton"]
 CASES = [
@@ -62,6 +63,45 @@ def test_losses_reconstructions_and_every_gradient(impl, case, budgets, weights)
             torch.testing.assert_close(zero if g is None else g, zero if w is None else w)
 
 
+@pytest.mark.parametrize("held", [1, 60, 1 << 21])
+@pytest.mark.parametrize(("case", "budgets", "weights"), CASES, ids=str)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_the_loss_alone_has_the_same_gradients(impl, case, budgets, weights, held, monkeypatch):
+    monkeypatch.setattr(cpu, "HELD", held)
+    codes, leaves = problem(*case)
+    W, target, bias = leaves
+    options = {"budgets": budgets, "weights": weights, "bias": bias, "impl": impl}
+    loss, recon = hierarchical_mse(codes, W, target, keep="last", **options)
+    want, recons = by_definition(codes, *leaves, budgets, weights)
+    torch.testing.assert_close(loss, want)
+    largest = -1 if budgets is None else budgets.index(max(budgets))
+    torch.testing.assert_close(recon, recons[largest].detach())
+    assert not recon.requires_grad
+    inputs = [codes.values, *leaves]
+    got = torch.autograd.grad(3 * loss, inputs, retain_graph=True)
+    torch.testing.assert_close(got, torch.autograd.grad(3 * loss, inputs))  # nothing is used up
+    torch.testing.assert_close(got, torch.autograd.grad(3 * want, inputs))
+
+
+def test_the_loss_alone_needs_no_gradients_and_takes_those_that_are_wanted():
+    codes, (W, target, bias) = problem(3, 5, 23, 7)
+    with torch.no_grad():
+        loss, _ = hierarchical_mse(codes, W, target, bias=bias, keep="last")
+    fixed = codes.detach()
+    wanted, _ = hierarchical_mse(fixed, W, target.detach(), keep="last", bias=bias.detach())
+    (grad,) = torch.autograd.grad(wanted, [W])
+    torch.testing.assert_close(loss, wanted.detach())
+    assert grad.shape == W.shape
+
+
+def test_a_row_that_chose_nothing_keeps_its_nan_to_itself():
+    codes = SparseCodes(torch.tensor([[2.0, 1.0], [0.0, 0.0]]), torch.tensor([[1, 0], [0, 1]]), 3)
+    W = torch.eye(3, requires_grad=True)
+    target = torch.tensor([[1.0, 1.0, 1.0], [torch.nan] * 3])
+    hierarchical_mse(codes, W, target, keep="last")[0].backward()
+    assert torch.isfinite(W.grad).all()
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_one_full_budget_is_decode_mse(impl):
     codes, (W, target, bias) = problem(3, 4, 12, 5)
@@ -94,6 +134,9 @@ def test_an_optimizer_collects_the_same_gradient(impl):
     hierarchical_mse(codes, W, target, budgets=[1, 4], impl=impl)[0].backward()
     assert W.grad is None
     torch.testing.assert_close(W.row_gradient.to_dense(), dense)
+    for _ in range(2):
+        hierarchical_mse(codes, W, target, budgets=[1, 4], impl=impl, keep="last")[0].backward()
+    torch.testing.assert_close(W.row_gradient.to_dense(), 3 * dense)
 
 
 @pytest.mark.parametrize("impl", ["cpu", "triton"])
@@ -132,6 +175,7 @@ def test_triton_in_half_precision():
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
+        ({"keep": "first"}, ValueError, "`keep` must be one of 'all', 'last'; got 'first'"),
         ({"budgets": [0]}, ValueError, r"`budgets` must be an int in \[1, k\]; got 0 with k=3"),
         ({"budgets": [4]}, ValueError, r"`budgets` must be an int in \[1, k\]"),
         ({"budgets": [1, 1]}, ValueError, "`budgets` must be one or more different numbers"),
