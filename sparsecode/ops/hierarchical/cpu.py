@@ -99,26 +99,30 @@ class HierarchicalError(torch.autograd.Function):
         shares = torch.tensor(weights, dtype=target.dtype) / max(n_rows, 1)
         step = max(1, HELD // (len(budgets) * max(depth, 1)))
         layout = _Layout.of(min(step, n_rows), budgets)
+        memory = W_dec.new_empty(
+            len(layout.crow) - 1, depth
+        )  # new memory is slow: all parts use it
         for first in range(0, n_rows, step):
             rows = slice(first, min(first + step, n_rows))
             if rows.stop - first < step:
                 layout = _Layout.of(rows.stop - first, budgets)
             some, ids = layout.take(values.detach()[rows]), layout.take(indices[rows])
-            errors = _errors(layout, some, ids, W_dec.detach(), start[rows])
+            errors = _errors(layout, some, ids, W_dec.detach(), start[rows], memory)
             recon[rows] = errors[-1] + target[rows]
             loss += (torch.linalg.vector_norm(errors, dim=(1, 2)).square() * shares).sum()
             if any(part is not None for part in grads):
-                _to_suffixes(errors, (2 * shares).tolist())
+                _to_suffixes(errors, weights)
                 _add_gradients(grads, rows, layout, some, ids, W_dec.detach(), errors)
         ctx.save_for_backward(*grads)
-        ctx.collector = collector
+        ctx.factor, ctx.collector = 2 * _common(weights) / max(n_rows, 1), collector
         ctx.mark_non_differentiable(recon)
         return loss, recon
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss, _):
-        out = [None if part is None else part * grad_loss for part in ctx.saved_tensors]
+        factor = grad_loss * ctx.factor
+        out = [None if part is None else part * factor for part in ctx.saved_tensors]
         if ctx.collector is not None and out[1] is not None:
             ctx.collector.add_dense(out[1])
             out[1] = None
@@ -132,10 +136,12 @@ def _sums_of(values: Tensor, indices: Tensor, W_dec: Tensor, first: int, last: i
     return decoding.gather_sum(*part, layout.crow, W_dec)
 
 
-def _errors(layout: "_Layout", values: Tensor, ids: Tensor, W_dec: Tensor, start: Tensor) -> Tensor:
+def _errors(
+    layout: "_Layout", values: Tensor, ids: Tensor, W_dec: Tensor, start: Tensor, memory: Tensor
+) -> Tensor:
     """Return what each budget leaves over, (J, n, D), from ``start = bias - target``."""
     if layout.alone:
-        errors = W_dec.index_select(0, ids).mul_(values[:, None])
+        errors = torch.index_select(W_dec, 0, ids, out=memory[: len(ids)]).mul_(values[:, None])
     else:
         errors = decoding.gather_sum(values, ids, layout.crow, W_dec)
     errors = errors.view(-1, *start.shape)
@@ -145,12 +151,19 @@ def _errors(layout: "_Layout", values: Tensor, ids: Tensor, W_dec: Tensor, start
     return errors
 
 
-def _to_suffixes(errors: Tensor, scales: list[float]) -> None:
-    """Replace errors by the sums of those of the same and larger budgets, each times its scale."""
+def _common(weights: list[float]) -> float:
+    """Return the factor that `_to_suffixes` leaves to its caller: the weight, if there is one."""
+    return weights[0] if len(set(weights)) == 1 else 1.0
+
+
+def _to_suffixes(errors: Tensor, weights: list[float]) -> None:
+    """Replace errors by weighted sums of those of the same and larger budgets, over `_common`."""
     planes = errors.unbind()
-    planes[-1].mul_(scales[-1])
-    for j in reversed(range(len(scales) - 1)):
-        torch.add(planes[j + 1], planes[j], alpha=scales[j], out=planes[j])
+    if len(set(weights)) > 1:
+        for plane, weight in zip(planes, weights, strict=True):
+            plane.mul_(weight)
+    for after, before in itertools.pairwise(reversed(planes)):
+        before.add_(after)
 
 
 def _add_gradients(
