@@ -145,7 +145,7 @@ def test_a_schedule_keeps_units_alive(sparsecode_data):
     [
         ({"k_start": 3}, r"`k_start` must be an int in \[4, n_latents\]; got 3"),
         ({"alpha": 0.0}, "`alpha` must be a finite number"),
-        ({"start": "smal"}, "`start` must be"),
+        ({"start": "tiny"}, "`start` must be"),
         ({"anneal_share": 1.5}, "`anneal_share` must be a finite number"),
     ],
 )
