@@ -28,6 +28,16 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
         (f"FVU at k={k}", f"{fvu:.4f}", "with no more latents than this on a row")
         for k, fvu in metrics.get("fvu_at_k", {}).items()
     ]
+    rows += [
+        (f"FVU at hookpoint {number}", f"{fvu:.4f}", f"{share:.1%} of the decoder norm")
+        for number, (fvu, share) in enumerate(
+            zip(
+                metrics.get("fvu_at_hookpoint", []),
+                metrics.get("decoder_share_at_hookpoint", []),
+                strict=True,
+            )
+        )
+    ]
     print_table(title, rows)
 
 

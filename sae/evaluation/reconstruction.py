@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from sae.autoencoders import AbstractAutoencoder
-from sae.cache import AbstractSource, Cache, as_source
+from sae.autoencoders import AbstractAutoencoder, Crosscoder
+from sae.cache import AbstractSource, Cache, JoinedSource, as_source
 from sparsecode._checks import check_choice, check_finite, check_int
 from sparsecode.metrics import FiringCounts, ReconstructionSums
 from sparsecode.training import RowSource
@@ -61,7 +61,9 @@ def evaluate(
         ``dense_fraction`` (on more than a tenth of them), ``firing_frequency`` (share of rows
         for each latent), ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``;
         with `budgets` also ``fvu_at_k``, a dict from each number of latents to the FVU of the
-        codes that keep no more.
+        codes that keep no more. Of a `Crosscoder` also ``fvu_at_hookpoint`` and
+        ``decoder_share_at_hookpoint`` (mean over latents of the share of their decoder norm),
+        lists in the order of its hookpoints. A transcoder is compared with the target.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def evaluate(
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
     chosen = None if budgets is None else _checked_budgets(model, budgets)
-    rows = _side(data, split, heldout_fraction, model.n_features)
+    rows = _side(data, split, heldout_fraction, model.row_width)
     found = measure(model, rows, batch_size, max_rows, progress, chosen)
     return {**found, "split": rows.split or "all"}
 
@@ -105,10 +107,13 @@ def measure(
     from tqdm.auto import tqdm
 
     device = model.b_dec.device
-    sums = ReconstructionSums(model.n_features, device=device)
+    width = model.b_dec.shape[0]
+    sums = ReconstructionSums(width, device=device)
     counts = FiringCounts(model.n_latents, device=device)
     budgets = usual_budgets(model) if budgets is None else budgets
-    at_k = {k: ReconstructionSums(model.n_features, device=device) for k in budgets}
+    at_k = {k: ReconstructionSums(width, device=device) for k in budgets}
+    widths = list(model.row_blocks) if isinstance(model, Crosscoder) else []
+    at_hookpoint = [ReconstructionSums(part, device=device) for part in widths]
     spans = list(_spans(rows.n_rows, max_rows, batch_size))
     disable = None if progress is None else not progress
     with evaluation_mode(model), tqdm(spans, disable=disable, desc="evaluate", unit="batch") as bar:
@@ -116,13 +121,25 @@ def measure(
             x = rows.rows(start, stop)
             check_finite(f"data[{start}:{stop}]", x)
             x = x.to(device, torch.promote_types(x.dtype, torch.float32))
+            x, target = model.input_and_target(x)
             codes = model.encode(x)
-            sums.add(x, model.decode(codes))
+            recon = model.reconstruct(x, codes)
+            sums.add(target, recon)
+            if widths:
+                for part, y, yhat in zip(
+                    at_hookpoint, target.split(widths, 1), recon.split(widths, 1), strict=True
+                ):
+                    part.add(y, yhat)
             counts.add(codes)
             if at_k:
                 codes = model.encode(x, k=max(at_k))
             for k, sums_at_k in at_k.items():
-                sums_at_k.add(x, model.decode(codes.truncate(k)))
+                sums_at_k.add(target, model.reconstruct(x, codes.truncate(k)))
+    extra: dict[str, Any] = {}
+    if isinstance(model, Crosscoder):
+        norms = model.decoder_norms()
+        extra["fvu_at_hookpoint"] = [part.fvu for part in at_hookpoint]
+        extra["decoder_share_at_hookpoint"] = (norms / norms.sum(0)).mean(1).tolist()
     curve = {"fvu_at_k": {str(k): found.fvu for k, found in at_k.items()}} if at_k else {}
     return {
         "fvu": sums.fvu,
@@ -136,6 +153,7 @@ def measure(
         "frequency_histogram": counts.histogram(),
         "firing_frequency": counts.frequency.tolist(),
         **curve,
+        **extra,
     }
 
 
@@ -162,7 +180,7 @@ def _side(data: Any, split: str, heldout_fraction: float, n_features: int) -> Ab
     check_choice("split", split, ("auto", "heldout", "train", "all"))
     if split == "auto":
         source = as_source(data, n_features=n_features)
-        if not isinstance(source, Cache) or source.split is not None:
+        if not isinstance(source, (Cache, JoinedSource)) or source.split is not None:
             return source
         data, split = source, "heldout"
     side = None if split == "all" else split

@@ -71,7 +71,7 @@ def write(
     n_examples = check_int("n_examples", n_examples, low=1)
     folder = Path(run)
     model = load(folder)
-    source = as_source(data, hookpoint=hookpoint, n_features=model.n_features)
+    source = as_source(data, hookpoint=hookpoint, n_features=model.row_width)
     n_rows = min(source.n_rows, max_rows or source.n_rows)
     hidden = None if progress is None else not progress
     with tqdm(total=n_rows, desc="report", unit=" rows", unit_scale=True, disable=hidden) as bar:

@@ -35,11 +35,11 @@ FLAGS = {
         --drop-special-tokens/--keep-special-tokens --dtype --help --hookpoints --max-tokens --out
         --progress/--no-progress --resume/--no-resume --shard-rows --text-column --text-unit
         --tokenizer""",
-    "train": """--accumulate --arch --arch-option --batch-size --betas --dead-after-tokens --debug
-        --decay-share --device --eps --eval-every --eval-rows --heldout-fraction --help --hookpoint
-        --k-anneal-share --k-start --latents --log-every --loggers --lr --max-grad-norm --optimizer
-        --out --overwrite --precision --progress/--no-progress --resume --save-every --seed --steps
-        --warmup-share -k""",
+    "train": """--accumulate --arch --arch-option --batch-size --betas --data-seed
+        --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
+        --heldout-fraction --help --hookpoint --k-anneal-share --k-start --latents --log-every
+        --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
+        --progress/--no-progress --resume --save-every --seed --steps --warmup-share -k""",
     "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --json
         --max-rows --progress/--no-progress --split""",
     "report": """--debug --examples --help --hookpoint --max-rows --out
