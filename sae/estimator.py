@@ -377,6 +377,11 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         make = AUTOENCODERS[self.architecture]
         known = inspect.signature(make).parameters
+        if "n_targets" in known:
+            raise ValueError(
+                f"`architecture` must reconstruct its own input; {self.architecture!r} has another "
+                "target. Use sae.Trainer."
+            )
         options = {} if self.architecture_options is None else self.architecture_options
         if not isinstance(options, Mapping):
             kind = type(options).__name__

@@ -65,8 +65,9 @@ class Crosscoder(AbstractAutoencoder):
     ----------
     Lindsey et al. (2024), "Sparse Crosscoders for Cross-Layer Features and Model Diffing",
     Transformer Circuits. Minder et al. (2025), "Robustly identifying concepts introduced during
-    chat fine-tuning using crosscoders" (BatchTopK). arXiv:2504.02922. Differs from the former in: a number of latents in the place of the L1
-    penalty; the start of ``b_dec`` at the geometric median, and of ``b_enc`` to go with it.
+    chat fine-tuning using crosscoders" (BatchTopK). arXiv:2504.02922. Differs from the former in:
+    a number of latents in the place of the L1 penalty; the start of ``b_dec`` at the geometric
+    median, and of ``b_enc`` to go with it.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,6 +109,33 @@ class JoinedSource(AbstractSource):
     def with_split(self, split: str | None, heldout_fraction: float = 0.1) -> "JoinedSource":
         """Return one side of the split, or all rows."""
         return JoinedSource([part.with_split(split, heldout_fraction) for part in self.parts])
+
+    @property
+    def n_documents(self) -> int:
+        """Number of documents in the caches."""
+        return self.parts[0].n_documents
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """Text piece of every token id; None without a tokenizer."""
+        return self.parts[0].vocabulary
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Of the first part."""
+        return self.parts[0].provenance
+
+    def token_ids(self, start: int, stop: int) -> Tensor:
+        """Return the token id of each row of a range, int64."""
+        return self.parts[0].token_ids(start, stop)
+
+    def positions(self, start: int, stop: int) -> Tensor:
+        """Return each row's place in the context that the model saw, int64."""
+        return self.parts[0].positions(start, stop)
+
+    def document_ids(self, start: int, stop: int) -> Tensor:
+        """Return the number of each row's document in the order of the texts, int64."""
+        return self.parts[0].document_ids(start, stop)
 
     def _read_block(self, block: int) -> np.ndarray:
         start, stop = self._start(block), int(self._ends[block])

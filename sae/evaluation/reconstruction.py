@@ -1,6 +1,6 @@
 """evaluate: error, sparsity and firing of an autoencoder on rows of data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -8,10 +8,16 @@ import torch
 
 from sae.autoencoders import AbstractAutoencoder, Crosscoder
 from sae.cache import AbstractSource, Cache, JoinedSource, as_source
+from sae.pursuit import matching_pursuit
+from sparsecode import SparseCodes
 from sparsecode._checks import check_choice, check_finite, check_int
 from sparsecode.metrics import FiringCounts, ReconstructionSums
 from sparsecode.training import RowSource
 
+METHODS: dict[str, Callable[..., SparseCodes]] = {
+    "encoder": lambda model, x, **options: model.encode(x, **options),
+    "matching_pursuit": matching_pursuit,
+}
 MAX_SPANS = 16  # evenly spread runs of rows when not all are looked at
 
 
@@ -24,6 +30,7 @@ def evaluate(
     heldout_fraction: float = 0.1,
     max_rows: int | None = None,
     budgets: Sequence[int] | None = None,
+    method: Literal["encoder", "matching_pursuit"] = "encoder",
     progress: bool | None = False,
 ) -> dict[str, Any]:
     """Measure an autoencoder on rows of data; changes no state.
@@ -48,6 +55,8 @@ def evaluate(
         Numbers of latents for ``fvu_at_k``, where the model encodes with any k. None means
         powers of two up to k for a model trained for them, such as `HierarchicalTopK`, and
         none else.
+    method : {"encoder", "matching_pursuit"}, default="encoder"
+        Where codes come from: the encoder of the model, or `sae.matching_pursuit` with its decoder.
     progress : bool or None, default=False
         Whether to show a progress bar; None shows one on a terminal.
 
@@ -89,8 +98,9 @@ def evaluate(
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
     chosen = None if budgets is None else _checked_budgets(model, budgets)
+    check_choice("method", method, tuple(METHODS))
     rows = _side(data, split, heldout_fraction, model.row_width)
-    found = measure(model, rows, batch_size, max_rows, progress, chosen)
+    found = measure(model, rows, batch_size, max_rows, progress, chosen, METHODS[method])
     return {**found, "split": rows.split or "all"}
 
 
@@ -102,6 +112,7 @@ def measure(
     max_rows: int | None,
     progress: bool | None,
     budgets: list[int] | None = None,
+    encode: Callable[..., SparseCodes] = METHODS["encoder"],
 ) -> dict[str, Any]:
     """Return the metrics of `evaluate` on `rows`."""
     from tqdm.auto import tqdm
@@ -122,7 +133,7 @@ def measure(
             check_finite(f"data[{start}:{stop}]", x)
             x = x.to(device, torch.promote_types(x.dtype, torch.float32))
             x, target = model.input_and_target(x)
-            codes = model.encode(x)
+            codes = encode(model, x)
             recon = model.reconstruct(x, codes)
             sums.add(target, recon)
             if widths:
@@ -132,7 +143,7 @@ def measure(
                     part.add(y, yhat)
             counts.add(codes)
             if at_k:
-                codes = model.encode(x, k=max(at_k))
+                codes = encode(model, x, k=max(at_k))
             for k, sums_at_k in at_k.items():
                 sums_at_k.add(target, model.reconstruct(x, codes.truncate(k)))
     extra: dict[str, Any] = {}

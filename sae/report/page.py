@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae.cache import AbstractSource, Cache, as_source
+from sae.cache import AbstractSource, Cache, JoinedSource, as_source
 from sae.evaluation import evaluate
 from sae.files import load
 from sae.interpret import EncodedRows, browser_data
@@ -139,7 +139,7 @@ def embedded_json(value: Any) -> str:
 
 def _vocabulary(source: AbstractSource) -> list[str] | None:
     """Return the pieces of the tokenizer; none at all for data without tokens."""
-    return (source.vocabulary or []) if isinstance(source, Cache) else None
+    return (source.vocabulary or []) if isinstance(source, (Cache, JoinedSource)) else None
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

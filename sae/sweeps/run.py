@@ -141,6 +141,10 @@ def pareto_front(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     runs : sequence of dict
         With ``fvu`` and ``l0``; runs without are left out.
 
+    Returns
+    -------
+    list of dict
+
     Examples
     --------
     >>> pareto_front([{"l0": 8, "fvu": 0.5}, {"l0": 9, "fvu": 0.6}, {"l0": 10, "fvu": 0.2}])
@@ -238,7 +242,8 @@ def _trainer(member: Member, sides: Sides, config: TrainConfig, out: Path) -> Tr
 def _row(member: Member, found: Mapping[str, Any] | str) -> dict[str, Any]:
     settings = dict(member.settings)
     k = settings.get("k", settings.get("target_l0"))
-    failed = isinstance(found, str)
+    failure = found if isinstance(found, str) else None
+    metrics: Mapping[str, Any] = {} if isinstance(found, str) else found
     own = ("n_latents", "k", "target_l0", "seed")
     return {
         "name": member.name,
@@ -249,6 +254,6 @@ def _row(member: Member, found: Mapping[str, Any] | str) -> dict[str, Any]:
         "lr": member.lr,
         "hookpoint": member.hookpoint,
         "options": {name: value for name, value in settings.items() if name not in own},
-        **{name: None if failed else found.get(name) for name in SHOWN},
-        "failure": found if failed else None,
+        **{name: metrics.get(name) for name in SHOWN},
+        "failure": failure,
     }
