@@ -45,7 +45,7 @@ class Crosscoder(AbstractAutoencoder):
     selection : {"batch_topk", "topk"}, default="batch_topk"
         Whether k is shared out over the batch in training, with a threshold at inference, or kept
         on every row.
-    threshold_decay : float, default=0.99
+    threshold_decay : float, default=0.9
         Of the running average of the threshold, in [0, 1).
     aux_coefficient : float, default=1/32
         Weight of the AuxK loss; 0 switches it off.
@@ -90,7 +90,7 @@ class Crosscoder(AbstractAutoencoder):
         widths: Sequence[int] | None = None,
         k: float = 32,
         selection: Literal["batch_topk", "topk"] = "batch_topk",
-        threshold_decay: float = 0.99,
+        threshold_decay: float = 0.9,
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
         seed: int | None = None,

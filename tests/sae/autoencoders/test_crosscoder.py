@@ -86,7 +86,7 @@ def test_each_hookpoint_is_heard_on_a_common_scale():
     for error, (target, found) in zip(
         sae.evaluate(model, x)["fvu_at_hookpoint"], parts, strict=True
     ):
-        want = (found - target).square().sum() / (target - target.mean(0)).square().sum()
+        want = (found.detach() - target).square().sum() / (target - target.mean(0)).square().sum()
         assert error == pytest.approx(float(want), rel=1e-4)
 
 
