@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from sae.autoencoders import AUTOENCODERS as AUTOENCODERS
 from sae.autoencoders import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders import BatchTopK as BatchTopK
+from sae.autoencoders import Crosscoder as Crosscoder
 from sae.autoencoders import Gated as Gated
 from sae.autoencoders import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders import JumpReLU as JumpReLU
@@ -14,9 +15,15 @@ from sae.autoencoders import Matryoshka as Matryoshka
 from sae.autoencoders import MultiTopK as MultiTopK
 from sae.autoencoders import ReLU as ReLU
 from sae.autoencoders import TopK as TopK
+from sae.autoencoders import Transcoder as Transcoder
 from sae.evaluation import evaluate as evaluate
 from sae.files import load as load
 from sae.files import save as save
+from sae.folding import fold_decoder_norms as fold_decoder_norms
+from sae.folding import fold_input_scale as fold_input_scale
+from sae.pursuit import matching_pursuit as matching_pursuit
+from sae.sweeps import Grid as Grid
+from sae.sweeps import sweep as sweep
 from sae.trainer import Trainer as Trainer
 from sae.trainer import TrainResult as TrainResult
 from sparsecode.training import TrainConfig as TrainConfig

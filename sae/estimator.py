@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -67,6 +67,9 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         Rows of a step; with fewer samples, each step takes all of them.
     lr : float or None, default=None
         Highest learning rate; None takes `sparsecode.training.default_learning_rate`.
+    normalize : {"none", "mean_square", "per_feature"}, default="none"
+        What training multiplies the features by, one factor for all or one for each; `module_`
+        is for the features as they are. See `TrainConfig`.
     random_state : int, RandomState instance or None, default=0
         Of the initial dictionary and the order of the rows. Global random states of torch
         are neither read nor changed.
@@ -135,6 +138,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         max_steps: int = 1000,
         batch_size: int = 1024,
         lr: float | None = None,
+        normalize: Literal["none", "mean_square", "per_feature"] = "none",
         random_state: Any = 0,
         sparse_output: bool = False,
         device: str = "auto",
@@ -147,6 +151,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.max_steps = max_steps
         self.batch_size = batch_size
         self.lr = lr
+        self.normalize = normalize
         self.random_state = random_state
         self.sparse_output = sparse_output
         self.device = device
@@ -176,7 +181,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         config, module = self._new_run(source)
         task = AutoencoderTask(module, config, None)
         state, _ = train(task, source, config)
-        return self._keep(module, state, task.constants, config)
+        return self._keep(task, state, config)
 
     def partial_fit(self, X: Any, y: Any = None) -> "SparseAutoencoder":
         """Go on learning with one pass over the rows of `X`, in their order.
@@ -214,7 +219,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         with torch.random.fork_rng(devices=[module.b_dec.device] if module.b_dec.is_cuda else []):
             torch.manual_seed(config.seed + vars(self).get("n_iter_", 0))
             if start is not None:
-                start = replace(start, tensors=start.tensors | _weights_and_random(module))
+                start = replace(start, tensors=_weights_and_random(module) | start.tensors)
             with closing(start_training(task, source, config, checkpoint=start)) as state:
                 for batch in _parts(source, batch_size):
                     take_step(task, config, state, batch, _learning_rate(config, state.step))
@@ -223,7 +228,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
                 f"The weights must be finite; after step {state.step} they are not. "
                 "Use a lower `lr`."
             )
-        return self._keep(module, state, task.constants, config)
+        return self._keep(task, state, config)
 
     def transform(self, X: Any) -> Any:
         """Return the codes of `X`.
@@ -351,6 +356,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         lr = check_float("lr", lr, low=0.0, open_low=True)
         device = choose_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        normalize: Any = self.normalize
         module = self._new_module(source.n_features, sizes["n_latents"], seed)
         config = TrainConfig(
             batch_size=sizes["batch_size"],
@@ -359,6 +365,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             seed=seed,
             device=str(device),
             progress=bool(self.verbose),
+            normalize=normalize,
         )
         return config, module.to(device).train()
 
@@ -370,6 +377,11 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         make = AUTOENCODERS[self.architecture]
         known = inspect.signature(make).parameters
+        if "n_targets" in known:
+            raise ValueError(
+                f"`architecture` must reconstruct its own input; {self.architecture!r} has another "
+                "target. Use sae.Trainer."
+            )
         options = {} if self.architecture_options is None else self.architecture_options
         if not isinstance(options, Mapping):
             kind = type(options).__name__
@@ -391,17 +403,18 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     def _keep(
         self,
-        module: AbstractAutoencoder,
+        task: AutoencoderTask,
         state: TrainState,
-        constants: dict[str, float],
         config: TrainConfig,
     ) -> "SparseAutoencoder":
         """Take over what was learned, with all that `partial_fit` needs beside the weights."""
         mine = ("optimizer.", "dead.")
+        if config.normalize != "none":  # then `module_` has other weights than the training
+            mine += ("model.",)
         kept = {name: tensor for name, tensor in state.tensors().items() if name.startswith(mine)}
         self._config = config
-        self._checkpoint = Checkpoint(kept, state.numbers(), constants, log={})
-        self.module_ = module.eval()
+        self._checkpoint = Checkpoint(kept, state.numbers(), task.constants, log={})
+        self.module_ = task.folded().eval()
         self.n_iter_ = state.step
         return self
 

@@ -37,15 +37,16 @@ def check_autoencoder(
     >>> check_autoencoder(lambda: sae.TopK(n_features=6, n_latents=20, k=3, seed=0))
     """
     model = make()
-    x = torch.randn(n_rows, model.n_features, generator=torch.Generator().manual_seed(seed))
+    rows = torch.randn(n_rows, model.row_width, generator=torch.Generator().manual_seed(seed))
+    x, _ = model.input_and_target(rows)
     _check_weights(model, make())
-    model.initialize(x)
+    model.initialize(rows)
     _check_shapes_and_dtypes(model.eval(), x)
     _check_decode(model, x)
     _check_rows_are_independent(model, x)
     _check_k(model, x)
     _check_no_state_changes(model, x)
-    _check_losses(model.train(), x)
+    _check_losses(model.train(), rows)
     _check_copies(model.eval(), x)
     if type(model) in AUTOENCODERS.values():
         _check_files(model, x)
@@ -63,8 +64,8 @@ def _require_close(got: Tensor, want: Tensor, sentence: str) -> None:
 
 
 def _check_weights(model: AbstractAutoencoder, again: AbstractAutoencoder) -> None:
-    d, f = model.n_features, model.n_latents
-    for name, shape in {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, d), "b_dec": (d,)}.items():
+    d, f, out = model.n_features, model.n_latents, model.n_targets or model.n_features
+    for name, shape in {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, out), "b_dec": (out,)}.items():
         got = tuple(getattr(model, name).shape)
         _require(got == shape, f"`{name}` must have shape {shape}; got {got}.")
     _require(
@@ -94,7 +95,8 @@ def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
         )
         want = (*batch.shape[:-1], model.n_latents)
         _require(codes.shape == want, f"codes must have shape {want}; got {codes.shape}.")
-        _require(model(batch).shape == batch.shape, "`forward` must keep the shape.")
+        shape = (*batch.shape[:-1], model.n_targets or model.n_features)
+        _require(model(batch).shape == shape, "`forward` must keep the shape.")
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         same = x.to(dtype)
         _require(model.encode(same).dtype == dtype, f"`encode` must keep {dtype}.")
@@ -144,17 +146,18 @@ def _check_no_state_changes(model: AbstractAutoencoder, x: Tensor) -> None:
     _require(same and torch.equal(rng, torch.get_rng_state()), "evaluation must change no state.")
 
 
-def _check_losses(model: AbstractAutoencoder, x: Tensor) -> None:
+def _check_losses(model: AbstractAutoencoder, rows: Tensor) -> None:
+    x, target = model.input_and_target(rows)
     dead = torch.zeros(model.n_latents, dtype=torch.bool)
     dead[1::2] = True
     for progress in (0.0, 0.5, 1.0):
         model.set_progress(progress)
-        losses = model.loss_terms(x, x, dead_latents=dead)
+        losses = model.loss_terms(x, target, dead_latents=dead)
         _require(
             losses.codes.shape == (len(x), model.n_latents), "`codes` must hold one row a sample."
         )
         _require(
-            losses.reconstruction.shape == x.shape,
+            losses.reconstruction.shape == target.shape,
             "`reconstruction` must have the shape of the target.",
         )
         for name, term in losses.terms.items():

@@ -1,7 +1,8 @@
 """Trainer: any autoencoder, rows of activations, and the loop of `sparsecode.training`."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
-from sae.cache import AbstractSource, Cache, as_source
+from sae.cache import AbstractSource, Cache, JoinedSource, as_source
+from sae.cache.normalization import per_column, row_scale
 from sae.evaluation.reconstruction import measure
 from sae.files import save
+from sae.folding import check_affine, fold_input_scale, fold_input_scale_, is_tied
 from sparsecode import io
 from sparsecode.training import AbstractTask, RowSource, RunFolder, StepLosses, TrainConfig, train
 from sparsecode.training.checkpoint import EVALUATION, MODEL
@@ -20,6 +23,7 @@ from sparsecode.training.config import FREE_ON_RESUME
 
 FINAL_ROWS = 262_144  # held-out rows of the last evaluation, at most
 EVALUATION_BATCH = 4096
+FOLDED = {"folded": True, "codes": "in the unit of the rows"}
 NOT_LOGGED = ("firing_frequency", "frequency_histogram")
 
 
@@ -91,9 +95,11 @@ class Trainer:
         if not isinstance(config, TrainConfig):
             raise TypeError(f"`config` must be a sae.TrainConfig; got {type(config).__name__}.")
         self.model, self.data, self.config = model, data, config
-        self.rows, self.heldout = _sides(data, config.heldout_fraction, model.n_features)
+        sides = Sides.of(data, config.heldout_fraction, model.row_width)
+        self.rows, self.heldout = sides.rows, sides.heldout
         self.device = _checked_device(config)
         _check_weights(model, config)
+        _check_normalize(model, config)
 
     def fit(self, resume: bool = False, *, overwrite: bool = False) -> TrainResult:
         """Train, evaluate on held-out rows, and save the model.
@@ -125,11 +131,28 @@ class Trainer:
         KeyboardInterrupt
             After Ctrl-C; the present step is finished and saved.
         """
+        with self.own_folder(resume, overwrite=overwrite) as folder:
+            with self.own_task() as task:
+                _, metrics = train(task, self.rows, self.config, folder=folder)
+            return self.result(task, metrics.history, folder)
+
+    @contextmanager
+    def own_folder(
+        self, resume: bool = False, *, overwrite: bool = False
+    ) -> Iterator[RunFolder | None]:
+        """Open the folder of the run, locked inside the block; None without `out_dir`.
+
+        Parameters
+        ----------
+        resume, overwrite : bool, default=False
+            As of `fit`.
+        """
         out_dir = self.config.out_dir
         if out_dir is None:
             if resume or overwrite:
                 raise ValueError("`out_dir` must be given to resume or overwrite a run; got None.")
-            return self._fit(None)
+            yield None
+            return
         with io.only_writer(out_dir):
             folder = RunFolder(
                 out_dir,
@@ -139,26 +162,38 @@ class Trainer:
                 overwrite=overwrite,
             )
             self._warn_if_not_saved()
-            return self._fit(folder)
+            yield folder
 
-    def _fit(self, folder: RunFolder | None) -> TrainResult:
-        config, model = self.config, self.model
-        model.to(self.device).train()
-        task = AutoencoderTask(model, config, self.heldout)
+    @contextmanager
+    def own_task(self) -> Iterator["AutoencoderTask"]:
+        """Prepare the model for training inside the block and for use behind it."""
+        self.model.to(self.device).train()
+        task = AutoencoderTask(self.model, self.config, self.heldout)
         try:
-            _, metrics = train(task, self.rows, config, folder=folder)
+            yield task
         finally:
             task.close()
-            model.eval()
-        evaluation = None
+            self.model.eval()
+
+    def result(
+        self, task: "AutoencoderTask", history: list[dict[str, Any]], folder: RunFolder | None
+    ) -> TrainResult:
+        """Evaluate the trained model and write what is left of the run.
+
+        Parameters
+        ----------
+        task : AutoencoderTask
+        history : list of dict
+            All rows of metrics.
+        folder : RunFolder or None
+        """
+        model, evaluation = self.model, None
         if self.heldout is not None:
             evaluation = measure(model, self.heldout, EVALUATION_BATCH, FINAL_ROWS, False)
             evaluation["split"] = "heldout"
         if folder is not None:
-            self._write_results(folder.path, evaluation)
-        return TrainResult(
-            model, metrics.history, evaluation, None if folder is None else folder.path
-        )
+            self._write_results(folder.path, evaluation, task.normalization())
+        return TrainResult(model, history, evaluation, None if folder is None else folder.path)
 
     def _identity(self) -> dict[str, dict[str, Any]]:
         """Return what makes a run the same run."""
@@ -166,14 +201,17 @@ class Trainer:
             "architecture": type(self.model).__name__,
             "dtype": str(self.model.b_dec.dtype),
         }
+        data = {
+            "n_rows": self.rows.n_rows,
+            "n_features": self.rows.n_features,
+            "fingerprint": self.rows.fingerprint,
+        }
+        if isinstance(self.rows, (Cache, JoinedSource)):
+            data["hookpoint"] = self.rows.hookpoint
         return {
             "train": self.config.to_dict(),
             "model": architecture | self.model.config(),
-            "data": {
-                "n_rows": self.rows.n_rows,
-                "n_features": self.rows.n_features,
-                "fingerprint": self.rows.fingerprint,
-            },
+            "data": data,
         }
 
     def _warn_if_not_saved(self) -> None:
@@ -181,15 +219,18 @@ class Trainer:
             warnings.warn(
                 f"`{MODEL}/` will not be written: {type(self.model).__name__} is not in "
                 "sae.AUTOENCODERS. The checkpoint holds its weights.",
-                stacklevel=3,
+                stacklevel=5,
             )
 
-    def _write_results(self, path: Path, evaluation: Mapping[str, Any] | None) -> None:
+    def _write_results(
+        self, path: Path, evaluation: Mapping[str, Any] | None, normalization: Mapping[str, Any]
+    ) -> None:
         if type(self.model) in AUTOENCODERS.values():
             summary = {
                 name: value for name, value in (evaluation or {}).items() if name not in NOT_LOGGED
             }
-            save(self.model, path / MODEL, metadata={"evaluation": summary})
+            known = {"evaluation": summary, "normalization": dict(normalization)}
+            save(self.model, path / MODEL, metadata=known)
         if evaluation is not None:
             io.write_json(path / EVALUATION, evaluation)
 
@@ -207,27 +248,38 @@ class AutoencoderTask(AbstractTask):
     def __init__(
         self, model: AbstractAutoencoder, config: TrainConfig, heldout: RowSource | None
     ) -> None:
+        _check_normalize(model, config)
         self.module, self.n_latents = model, model.n_latents
         self.constants = {}
         self._model, self._config, self._heldout = model, config, heldout
         self._kept: int | None = None
         self._k = model.config().get("k")
+        self._scale: Tensor | None = None
 
     def start(self, sample: Tensor) -> None:
         """Let the model adapt to a sample of the data, and measure the scale of the data."""
+        factors = row_scale(sample, self._config.normalize, self._model.row_blocks)
+        self.constants = {} if factors is None else {"row_scale": factors}
+        sample = self._scaled(sample)
         self._model.initialize(sample)
-        centered = sample.double() - sample.double().mean(0)
-        variance = float(centered.square().sum(1).mean())
-        if not variance > 0:  # rows that are all equal: any scale will do
-            variance = float(sample.shape[1])
-        self.constants = {
-            "variance": variance,
-            "activation_scale": (variance / sample.shape[1]) ** 0.5,
-        }
+        x, target = self._model.input_and_target(sample)
+        self.constants["variance"] = _variance(target)
+        self.constants["activation_scale"] = (_variance(x) / x.shape[1]) ** 0.5
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the model; biases live on the scale of the data."""
-        return self._model.parameter_groups(activation_scale=self.constants["activation_scale"])
+        found, width = self.constants, self._model.b_dec.shape[0]
+        target_scale = None
+        if self._model.n_targets is not None:
+            target_scale = (found["variance"] / width) ** 0.5
+        return self._model.parameter_groups(
+            activation_scale=found["activation_scale"], target_scale=target_scale
+        )
+
+    def normalization(self) -> dict[str, Any]:
+        """Return how rows were scaled in training, for the record in the file of the model."""
+        kind, factors = self._config.normalize, self.constants.get("row_scale")
+        return {"kind": kind} if factors is None else {"kind": kind, "scale": factors} | FOLDED
 
     def set_progress(self, progress: float) -> None:
         """Follow the schedules of the model and of k."""
@@ -240,12 +292,13 @@ class AutoencoderTask(AbstractTask):
 
     def losses(self, batch: Tensor, dead_latents: Tensor | None) -> StepLosses:
         """Return the losses of the model divided by the variance of the data."""
-        found = self._model.loss_terms(batch, batch, dead_latents=dead_latents)
+        x, target = self._model.input_and_target(self._scaled(batch))
+        found = self._model.loss_terms(x, target, dead_latents=dead_latents)
         self._kept = None if found.codes.is_ragged else found.codes.values.shape[-1]
         scale = 1.0 / self.constants["variance"]
         terms = {name: term * scale for name, term in found.terms.items()}
         with torch.no_grad():
-            error = torch.linalg.vector_norm(found.reconstruction.to(batch.dtype) - batch).square()
+            error = torch.linalg.vector_norm(found.reconstruction.to(x.dtype) - target).square()
         observed = {f"loss/{name}": term for name, term in terms.items()}
         observed["fvu"] = error * (scale / len(batch))
         return StepLosses(torch.stack(list(terms.values())).sum(), observed, found.codes)
@@ -255,14 +308,36 @@ class AutoencoderTask(AbstractTask):
         if self._heldout is None:
             return None
         found = measure(
-            self._model, self._heldout, EVALUATION_BATCH, self._config.eval_rows, False, []
+            self.folded(), self._heldout, EVALUATION_BATCH, self._config.eval_rows, False, []
         )
         return {name: value for name, value in found.items() if name not in NOT_LOGGED}
 
+    def folded(self) -> AbstractAutoencoder:
+        """Return the model for the rows as they are: itself, or a copy with the scale folded in."""
+        factors = self._factors()
+        return self._model if factors is None else fold_input_scale(self._model, factors)
+
     def close(self) -> None:
-        """Give the model its own k back."""
+        """Give the model its own k back, and weights for the rows as they are."""
         if self._config.k_start is not None:
             setattr(self._model, "k", self._k)  # noqa: B010  not every architecture has one
+        factors = self._factors()
+        if factors is not None:
+            fold_input_scale_(self._model, factors)
+
+    def _factors(self) -> Tensor | None:
+        """Return what each column of the rows is multiplied by, float64; None for nothing."""
+        factors = self.constants.get("row_scale")
+        return None if factors is None else per_column(factors, self._model.row_blocks)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Return rows on the scale of the training."""
+        if self._scale is None:
+            factors = self._factors()
+            if factors is None:
+                return rows
+            self._scale = factors.to(rows.device, rows.dtype)
+        return rows * self._scale
 
     def _set_k(self, progress: float) -> None:
         k_start, share = self._config.k_start, self._config.k_anneal_share
@@ -272,18 +347,48 @@ class AutoencoderTask(AbstractTask):
             setattr(self._model, "k", k)  # noqa: B010
 
 
-def _sides(
-    data: Any, heldout_fraction: float, n_features: int
-) -> tuple[AbstractSource, AbstractSource | None]:
-    """Return the rows to train on and those to evaluate on, if any."""
-    if isinstance(data, Cache) and data.split == "train" and data.heldout_fraction > 0:
-        return as_source(data, n_features=n_features), data.with_split(
-            "heldout", data.heldout_fraction
-        )
-    if heldout_fraction == 0 or (isinstance(data, AbstractSource) and data.split is not None):
-        return as_source(data, n_features=n_features), None
-    share = {"heldout_fraction": heldout_fraction, "n_features": n_features}
-    return as_source(data, split="train", **share), as_source(data, split="heldout", **share)
+def _variance(rows: Tensor) -> float:
+    """Return the mean squared distance from the mean; for rows that are all equal, the width."""
+    centered = rows.double() - rows.double().mean(0)
+    variance = float(centered.square().sum(1).mean())
+    return variance if variance > 0 else float(rows.shape[1])  # any scale will do
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The rows to train on and those to evaluate on, opened once for any number of runs.
+
+    Parameters
+    ----------
+    rows : AbstractSource
+    heldout : AbstractSource or None
+    """
+
+    rows: AbstractSource
+    heldout: AbstractSource | None
+
+    @classmethod
+    def of(cls, data: Any, heldout_fraction: float, n_features: int | None = None) -> "Sides":
+        """Split data, or take what is split already.
+
+        Parameters
+        ----------
+        data : Sides, or what `sae.cache.as_source` takes
+        heldout_fraction : float
+        n_features : int or None, default=None
+            Width that rows must have.
+        """
+        if isinstance(data, Sides):
+            return cls(as_source(data.rows, n_features=n_features), data.heldout)
+        cached = isinstance(data, (Cache, JoinedSource))
+        if cached and data.split == "train" and data.heldout_fraction > 0:
+            heldout = data.with_split("heldout", data.heldout_fraction)
+            return cls(as_source(data, n_features=n_features), heldout)
+        if heldout_fraction == 0 or (isinstance(data, AbstractSource) and data.split is not None):
+            return cls(as_source(data, n_features=n_features), None)
+        share: dict[str, Any] = {"heldout_fraction": heldout_fraction, "n_features": n_features}
+        rows = as_source(data, split="train", **share)
+        return cls(rows, as_source(data, split="heldout", **share))
 
 
 def choose_device(name: str) -> torch.device:
@@ -334,4 +439,17 @@ def _check_weights(model: AbstractAutoencoder, config: TrainConfig) -> None:
         raise ValueError(
             "`k_start` must be an int in [k, n_latents] of a model with a `k`; "
             f"got {config.k_start} with k={k}, n_latents={model.n_latents}."
+        )
+
+
+def _check_normalize(model: AbstractAutoencoder, config: TrainConfig) -> None:
+    """Refuse before any work what could not be folded at the end."""
+    if config.normalize == "none":
+        return
+    check_affine(model)
+    uniform = config.normalize == "mean_square" and len(model.row_blocks) == 1
+    if is_tied(model) and not uniform:
+        raise ValueError(
+            f'`normalize` must be "none" or "mean_square" for {type(model).__name__}, whose '
+            f"weights are tied; got {config.normalize!r}."
         )

@@ -31,7 +31,8 @@ def auxk_loss(
     x : Tensor of shape (N, D)
         Encoder input, pre-bias already subtracted. Gets no gradient.
     residual : Tensor of shape (N, D)
-        Target minus reconstruction of the main code. Gets no gradient.
+        Target minus reconstruction of the main code. Gets no gradient. Its width is that of
+        `W_dec`, which need not be that of `x`.
     W_enc : Tensor of shape (D, F)
     b_enc : Tensor of shape (F,) or None
     W_dec : Tensor of shape (F, D)
@@ -57,8 +58,8 @@ def auxk_loss(
     """
     check_int("k_aux", k_aux, low=1)
     check_shape("dead_latents", dead_latents, (W_dec.shape[0],), ("n_latents",))
-    check_last_dim("x", x, W_dec.shape[1], "n_features")
-    check_shape("residual", residual, tuple(x.shape), ("n_rows", "n_features"))
+    check_last_dim("x", x, W_enc.shape[0], "n_features")
+    check_shape("residual", residual, (x.shape[0], W_dec.shape[1]), ("n_rows", "n_features"))
     dead = dead_latents.nonzero().flatten()
     if not dead.numel() or not x.shape[0]:
         return x.new_zeros(())

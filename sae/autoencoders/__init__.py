@@ -3,6 +3,7 @@
 from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders.base import Losses as Losses
 from sae.autoencoders.batch_topk import BatchTopK as BatchTopK
+from sae.autoencoders.crosscoder import Crosscoder as Crosscoder
 from sae.autoencoders.gated import Gated as Gated
 from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
 from sae.autoencoders.jumprelu import JumpReLU as JumpReLU
@@ -11,6 +12,7 @@ from sae.autoencoders.matryoshka import Matryoshka as Matryoshka
 from sae.autoencoders.multi_topk import MultiTopK as MultiTopK
 from sae.autoencoders.relu import ReLU as ReLU
 from sae.autoencoders.topk import TopK as TopK
+from sae.autoencoders.transcoder import Transcoder as Transcoder
 
 AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "topk": TopK,
@@ -22,4 +24,6 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "gated": Gated,
     "relu": ReLU,
     "multi_topk": MultiTopK,
+    "transcoder": Transcoder,
+    "crosscoder": Crosscoder,
 }

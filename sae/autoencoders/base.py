@@ -52,6 +52,12 @@ class AbstractAutoencoder(nn.Module, ABC):
     serves_all_budgets: ClassVar[bool] = False
     """Whether codes cut to fewer latents are trained for; `sae.evaluate` then shows each."""
 
+    n_targets: int | None = None
+    """Width of what is predicted from the input; None where that is the input itself."""
+
+    row_blocks: tuple[int, ...]
+    """Widths of the parts of a row of data that come from different places, such as hookpoints."""
+
     W_enc: Tensor
     b_enc: Tensor
     W_dec: Tensor
@@ -61,6 +67,7 @@ class AbstractAutoencoder(nn.Module, ABC):
         super().__init__()
         self.n_features = check_int("n_features", n_features, low=1)
         self.n_latents = check_int("n_latents", n_latents, low=1)
+        self.row_blocks = (self.n_features,)
 
     @abstractmethod
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
@@ -100,8 +107,49 @@ class AbstractAutoencoder(nn.Module, ABC):
         return decode(codes.to(weight), self.W_dec, bias=self.b_dec).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the reconstruction of `x`, same shape and dtype."""
-        return self.decode(self.encode(x))
+        """Return the reconstruction of `x`, same leading axes and dtype."""
+        return self.reconstruct(x, self.encode(x))
+
+    def reconstruct(self, x: Tensor, codes: SparseCodes) -> Tensor:
+        """Return the reconstruction from the codes of `x`, with what bypasses the codes.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., D)
+        codes : SparseCodes of shape (..., F)
+
+        Returns
+        -------
+        Tensor of shape (..., D)
+        """
+        decoded, direct = self.decode(codes), self.skip(x)
+        return decoded if direct is None else decoded + direct
+
+    def skip(self, x: Tensor) -> Tensor | None:
+        """Return what reaches the output beside the codes; None without a skip connection."""
+        return None
+
+    @property
+    def row_width(self) -> int:
+        """Columns of the data to train on: the input, and the target where it is another one."""
+        return sum(self.row_blocks)
+
+    def input_and_target(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is encoded and what is to be reconstructed from rows of data.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (..., row_width)
+
+        Returns
+        -------
+        x : Tensor of shape (..., D)
+        target : Tensor
+            `x` itself but for models with `n_targets`, whose rows hold the target beside the input.
+        """
+        if self.n_targets is None:
+            return rows, rows
+        return rows[..., : self.n_features], rows[..., self.n_features :]
 
     def initialize(self, sample: Tensor) -> None:
         """Adapt the start to a sample of activations; the trainer calls this before step 0."""
@@ -113,7 +161,9 @@ class AbstractAutoencoder(nn.Module, ABC):
         """Return the constructor arguments, ready for JSON."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def parameter_groups(self, *, activation_scale: float = 1.0) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, *, activation_scale: float = 1.0, target_scale: float | None = None
+    ) -> list[dict[str, Any]]:
         """Return groups for `sparsecode.optim.RowAdam`.
 
         Biases and thresholds live on the scale of the activations, dictionary rows on a scale of
@@ -124,14 +174,20 @@ class AbstractAutoencoder(nn.Module, ABC):
         ----------
         activation_scale : float, default=1.0
             Root mean square of the centered activations.
+        target_scale : float or None, default=None
+            The same of the target, where it is not the input; None is `activation_scale`.
         """
+        target_scale = activation_scale if target_scale is None else target_scale
+        scales = {"b_dec": target_scale}
+        if target_scale != activation_scale:  # from codes, on the scale of the input, to targets
+            scales |= dict.fromkeys(("W_dec", "W_skip"), target_scale / activation_scale)
         named = dict(self.named_parameters())
         groups = []
         for name, parameter in named.items():
             latent_dim = {"W_enc": 1, "W_dec": 0}.get(name)
             unit_norm = name == "W_dec" and self.unit_norm_decoder
             of_data = name.startswith("b_") or name == "threshold"
-            scale = activation_scale if of_data else 1.0
+            scale = scales.get(name, activation_scale if of_data else 1.0)
             groups.append(
                 {
                     "params": [parameter],

@@ -11,7 +11,8 @@ from sae.autoencoders.base import (
     scale_encoder,
     tied_start,
 )
-from sparsecode import SparseCodes, decode_mse, encode_topk
+from sae.autoencoders.jumprelu import JumpReLU
+from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_topk
 from sparsecode._checks import check_float, check_int
 
 
@@ -102,6 +103,41 @@ class TopK(AbstractAutoencoder):
         sample = self._checked(sample).to(self.W_enc.dtype)
         self.b_dec.copy_(geometric_median(sample))
         scale_encoder(self, sample, self._codes(sample, self.k))
+
+    @torch.no_grad()
+    def to_jumprelu(self, sample: Tensor) -> JumpReLU:
+        """Return the JumpReLU whose one threshold lets k latents of a row fire on average.
+
+        What both keep has the same values. Which latents fire cannot be the same on every row, as
+        a threshold does not know how many others are above it; evaluate what is lost.
+
+        Parameters
+        ----------
+        sample : Tensor of shape (N, D)
+            Rows of data, on which the mean number of active latents is k exactly.
+
+        Returns
+        -------
+        JumpReLU
+        """
+        sample = self._checked(sample).to(self.W_enc.dtype).reshape(-1, self.n_features)
+        model = JumpReLU(
+            n_features=self.n_features,
+            n_latents=self.n_latents,
+            target_l0=self.k,
+            pre_bias=self.pre_bias,
+        ).to(self.W_enc.device, self.W_enc.dtype)
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+            getattr(model, name).copy_(getattr(self, name))
+        bias = self.b_dec if self.pre_bias else None
+        kept = encode_batch_topk(sample, self.W_enc, self.b_enc, self.k, pre_bias=bias).values
+        if kept.numel():
+            smallest = kept.min()
+            model.threshold.copy_(torch.nextafter(smallest, smallest.new_zeros(())))
+        size = (sample - self.b_dec).double().square().sum(1).mean().sqrt()
+        if size > 0:
+            model.scale.copy_(size)
+        return model.train(self.training)
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
         pre_bias = self.b_dec if self.pre_bias else None

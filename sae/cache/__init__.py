@@ -2,6 +2,8 @@
 
 from sae.cache.base import AbstractSource as AbstractSource
 from sae.cache.hooks import match_hookpoints as match_hookpoints
+from sae.cache.joined import JoinedSource as JoinedSource
+from sae.cache.joined import join as join
 from sae.cache.reader import Cache as Cache
 from sae.cache.reader import open as open  # noqa: A004
 from sae.cache.sources import ArraySource as ArraySource

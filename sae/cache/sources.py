@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae.cache.base import SPLITS, AbstractSource, check_fraction
 from sae.cache.format import JOURNAL, MANIFEST, from_bits, held_out_score, to_bits
+from sae.cache.joined import JoinedSource, join
 from sae.cache.mapped import will_need
 from sae.cache.reader import Cache
 from sae.cache.reader import open as open_cache
@@ -42,7 +43,8 @@ def as_source(
         order and any memory layout will do; the rows are copied a block at a time, and those of a
         sparse matrix are made dense.
     hookpoint : str or None, default=None
-        For the folder of a cache with several.
+        For a cache with several. Names joined by "+" give their activations side by side, see
+        `join`.
     split : {"train", "heldout"} or None, default=None
         Side of the split to read. None leaves an opened source as it is. Arrays are held out in
         runs of up to 64 rows.
@@ -68,6 +70,8 @@ def as_source(
     >>> source.n_features, next(source.batches(4)).shape
     (8, torch.Size([4, 8]))
     """
+    if isinstance(data, Cache) and hookpoint not in (None, data.hookpoint):
+        data = _at(data, str(hookpoint))
     if isinstance(data, AbstractSource):
         source = data if split is None else _with_split(data, split, heldout_fraction)
     elif isinstance(data, (str, Path)) and not str(data).endswith((".npy", ".npz")):
@@ -203,7 +207,7 @@ class ArraySource(AbstractSource):
 
 
 def _with_split(source: AbstractSource, split: str, fraction: float) -> AbstractSource:
-    if isinstance(source, Cache):
+    if isinstance(source, (Cache, JoinedSource)):
         return source.with_split(split, fraction)
     assert isinstance(source, ArraySource)
     return ArraySource(source.matrix, split=split, heldout_fraction=fraction)
@@ -217,7 +221,14 @@ def _folder(
             f"`data` must be the folder of a cache made by `sae.cache.write`, or a .npy file; "
             f"{str(path)!r} is neither."
         )
-    return open_cache(path, hookpoint, split, heldout_fraction=fraction)
+    first, *others = (None,) if hookpoint is None else hookpoint.split("+")
+    cache = open_cache(path, first, split, heldout_fraction=fraction)
+    return join([cache, *(cache.at(name) for name in others)]) if others else cache
+
+
+def _at(cache: Cache, hookpoint: str) -> AbstractSource:
+    parts = [cache.at(name) for name in hookpoint.split("+")]
+    return join(parts) if len(parts) > 1 else parts[0]
 
 
 def _matrix(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The application: four commands in the order in which one needs them."""
+"""The application: its commands in the order in which one needs them."""
 
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sae.cli import cache, evaluate, report, train
+from sae.cli import cache, evaluate, report, sweep, train
 from sae.cli.arguments import examples
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command(epilog=cache.EPILOG)(cache.cache)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=report.EPILOG)(report.report)
+app.command(epilog=sweep.EPILOG)(sweep.sweep)
 
 
 def main() -> None:

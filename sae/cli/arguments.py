@@ -20,7 +20,8 @@ Debug = Annotated[
 Hookpoint = Annotated[
     str | None,
     typer.Option(
-        help="Which activations to take, from a cache with several hookpoints.",
+        help="Which activations to take, from a cache with several hookpoints. Names joined by + "
+        "are put side by side: input+target of a transcoder, all of a crosscoder.",
         rich_help_panel=DATA,
     ),
 ]

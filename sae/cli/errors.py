@@ -14,6 +14,7 @@ USAGE, INTERRUPTED = 2, 130
 # What a message says of Python, and how it is said on the command line.
 IN_PYTHON = {
     " Go on with fit(resume=True).": "",
+    " Go on with sweep(resume=True).": "",
     "fit(resume=True)": "--resume",
     "fit(overwrite=True)": "--overwrite",
     "overwrite=True": "--overwrite",
@@ -30,6 +31,11 @@ ARGUMENTS = {
     "out": "--out",
     "hookpoint": "--hookpoint",
     "hookpoints": "--hookpoints",
+    "architectures": "--arch",
+    "options": "--arch-option",
+    "seeds": "--seeds",
+    "lrs": "--lr",
+    "together": "--together",
     "resume": "--resume",
     "k": "-k",
     "n_latents": "--latents",

@@ -31,6 +31,7 @@ OPTIONS = of_function(
         "heldout_fraction": DATA,
         "max_rows": DATA,
         "budgets": OTHER,
+        "method": OTHER,
         "batch_size": OTHER,
         "progress": OTHER,
     },
@@ -76,6 +77,7 @@ def evaluate(
         if options["split"] == "auto" and (own or fraction == 0):
             options["split"] = unseen
         usual = options["heldout_fraction"] in (None, fraction) and not options["max_rows"]
+        usual &= options["method"] == "encoder"
         if options["heldout_fraction"] is None:
             options["heldout_fraction"] = fraction
         metrics = evaluation.evaluate(model, rows, **options)

@@ -9,6 +9,7 @@ from typing import Any
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
 from sae.cache import AbstractSource, as_source
 from sae.cache.format import MANIFEST, read_manifest
+from sae.shapes import sizes_of
 from sparsecode import io
 from sparsecode._checks import near_matches
 
@@ -85,7 +86,7 @@ def make_model(
                 f"`--arch-option` must name a setting of {architecture}; {name!r} is none."
                 f"{near_matches(name, accepted) or ' It has ' + ', '.join(accepted) + '.'}"
             )
-    settings = {**defaults, **before, **chosen, "n_features": source.n_features}
+    settings = {**defaults, **before, **chosen, **sizes_of(kind, source)}
     return kind(**{name: value for name, value in settings.items() if name in accepted})
 
 
@@ -112,6 +113,9 @@ def parsed(entries: Iterable[str]) -> dict[str, Any]:
 def _hookpoint_of(path: Path, stored: Stored) -> str | None:
     """Return the hookpoint whose training rows are those of the run; None if it cannot be told."""
     names = list(read_manifest(path).hookpoints)
+    known = stored["data"].get("hookpoint")
+    if known is not None and set(known.split("+")) <= set(names):
+        return known
     if len(names) == 1:
         return None
     for name in names:

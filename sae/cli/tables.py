@@ -28,6 +28,29 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
         (f"FVU at k={k}", f"{fvu:.4f}", "with no more latents than this on a row")
         for k, fvu in metrics.get("fvu_at_k", {}).items()
     ]
+    rows += [
+        (f"FVU at hookpoint {number}", f"{fvu:.4f}", f"{share:.1%} of the decoder norm")
+        for number, (fvu, share) in enumerate(
+            zip(
+                metrics.get("fvu_at_hookpoint", []),
+                metrics.get("decoder_share_at_hookpoint", []),
+                strict=True,
+            )
+        )
+    ]
+    print_table(title, rows)
+
+
+def print_runs(title: str, runs: Iterable[Mapping[str, Any]]) -> None:
+    """Print the runs of a sweep, the smallest error first, and which are on the front."""
+    rows: list[tuple[str, ...]] = [("Run", "FVU", "L0", "Dead", "")]
+    known = sorted(runs, key=lambda run: (run["fvu"] is None, run["fvu"] or 0.0))
+    for run in known:
+        if run["failure"] is not None:
+            rows.append((run["name"], "", "", "", run["failure"]))
+            continue
+        numbers = (f"{run['fvu']:.4f}", f"{run['l0']:.2f}", f"{run['dead_fraction']:.1%}")
+        rows.append((run["name"], *numbers, "on the front" if run["front"] else ""))
     print_table(title, rows)
 
 
@@ -41,9 +64,11 @@ def print_table(title: str, rows: Iterable[tuple[str, ...]]) -> None:
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False
     )
+    rows = list(rows)
     table.add_column(no_wrap=True)
     table.add_column(style="bold", overflow="fold")
-    table.add_column(style="dim")
+    for _ in range(max((len(row) for row in rows), default=0) - 2):
+        table.add_column(style="dim")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()

@@ -36,7 +36,9 @@ OPTIONS = of_fields(
         "batch_size": TRAINING,
         "lr": TRAINING,
         "seed": TRAINING,
+        "data_seed": TRAINING,
         "dead_after_tokens": TRAINING,
+        "normalize": DATA,
         "heldout_fraction": DATA,
         "warmup_share": SCHEDULES,
         "decay_share": SCHEDULES,
@@ -69,7 +71,7 @@ OPTIONS = of_fields(
 
 def settings_of_architectures() -> str:
     """Return what `--arch-option` takes: the settings without an option of their own."""
-    own = {"n_features", "n_latents", "k", "seed"}
+    own = {"n_features", "n_latents", "k", "seed", "n_targets", "widths"}
     listed = {
         name: [setting for setting in inspect.signature(kind).parameters if setting not in own]
         for name, kind in AUTOENCODERS.items()

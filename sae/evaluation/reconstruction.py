@@ -1,17 +1,23 @@
 """evaluate: error, sparsity and firing of an autoencoder on rows of data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 
-from sae.autoencoders import AbstractAutoencoder
-from sae.cache import AbstractSource, Cache, as_source
+from sae.autoencoders import AbstractAutoencoder, Crosscoder
+from sae.cache import AbstractSource, Cache, JoinedSource, as_source
+from sae.pursuit import matching_pursuit
+from sparsecode import SparseCodes
 from sparsecode._checks import check_choice, check_finite, check_int
 from sparsecode.metrics import FiringCounts, ReconstructionSums
 from sparsecode.training import RowSource
 
+METHODS: dict[str, Callable[..., SparseCodes]] = {
+    "encoder": lambda model, x, **options: model.encode(x, **options),
+    "matching_pursuit": matching_pursuit,
+}
 MAX_SPANS = 16  # evenly spread runs of rows when not all are looked at
 
 
@@ -24,6 +30,7 @@ def evaluate(
     heldout_fraction: float = 0.1,
     max_rows: int | None = None,
     budgets: Sequence[int] | None = None,
+    method: Literal["encoder", "matching_pursuit"] = "encoder",
     progress: bool | None = False,
 ) -> dict[str, Any]:
     """Measure an autoencoder on rows of data; changes no state.
@@ -48,6 +55,8 @@ def evaluate(
         Numbers of latents for ``fvu_at_k``, where the model encodes with any k. None means
         powers of two up to k for a model trained for them, such as `HierarchicalTopK`, and
         none else.
+    method : {"encoder", "matching_pursuit"}, default="encoder"
+        Where codes come from: the encoder of the model, or `sae.matching_pursuit` with its decoder.
     progress : bool or None, default=False
         Whether to show a progress bar; None shows one on a terminal.
 
@@ -61,7 +70,9 @@ def evaluate(
         ``dense_fraction`` (on more than a tenth of them), ``firing_frequency`` (share of rows
         for each latent), ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``;
         with `budgets` also ``fvu_at_k``, a dict from each number of latents to the FVU of the
-        codes that keep no more.
+        codes that keep no more. Of a `Crosscoder` also ``fvu_at_hookpoint`` and
+        ``decoder_share_at_hookpoint`` (mean over latents of the share of their decoder norm),
+        lists in the order of its hookpoints. A transcoder is compared with the target.
 
     Raises
     ------
@@ -87,8 +98,9 @@ def evaluate(
     if max_rows is not None:
         max_rows = check_int("max_rows", max_rows, low=1)
     chosen = None if budgets is None else _checked_budgets(model, budgets)
-    rows = _side(data, split, heldout_fraction, model.n_features)
-    found = measure(model, rows, batch_size, max_rows, progress, chosen)
+    check_choice("method", method, tuple(METHODS))
+    rows = _side(data, split, heldout_fraction, model.row_width)
+    found = measure(model, rows, batch_size, max_rows, progress, chosen, METHODS[method])
     return {**found, "split": rows.split or "all"}
 
 
@@ -100,15 +112,19 @@ def measure(
     max_rows: int | None,
     progress: bool | None,
     budgets: list[int] | None = None,
+    encode: Callable[..., SparseCodes] = METHODS["encoder"],
 ) -> dict[str, Any]:
     """Return the metrics of `evaluate` on `rows`."""
     from tqdm.auto import tqdm
 
     device = model.b_dec.device
-    sums = ReconstructionSums(model.n_features, device=device)
+    width = model.b_dec.shape[0]
+    sums = ReconstructionSums(width, device=device)
     counts = FiringCounts(model.n_latents, device=device)
     budgets = usual_budgets(model) if budgets is None else budgets
-    at_k = {k: ReconstructionSums(model.n_features, device=device) for k in budgets}
+    at_k = {k: ReconstructionSums(width, device=device) for k in budgets}
+    widths = list(model.row_blocks) if isinstance(model, Crosscoder) else []
+    at_hookpoint = [ReconstructionSums(part, device=device) for part in widths]
     spans = list(_spans(rows.n_rows, max_rows, batch_size))
     disable = None if progress is None else not progress
     with evaluation_mode(model), tqdm(spans, disable=disable, desc="evaluate", unit="batch") as bar:
@@ -116,13 +132,25 @@ def measure(
             x = rows.rows(start, stop)
             check_finite(f"data[{start}:{stop}]", x)
             x = x.to(device, torch.promote_types(x.dtype, torch.float32))
-            codes = model.encode(x)
-            sums.add(x, model.decode(codes))
+            x, target = model.input_and_target(x)
+            codes = encode(model, x)
+            recon = model.reconstruct(x, codes)
+            sums.add(target, recon)
+            if widths:
+                for part, y, yhat in zip(
+                    at_hookpoint, target.split(widths, 1), recon.split(widths, 1), strict=True
+                ):
+                    part.add(y, yhat)
             counts.add(codes)
             if at_k:
-                codes = model.encode(x, k=max(at_k))
+                codes = encode(model, x, k=max(at_k))
             for k, sums_at_k in at_k.items():
-                sums_at_k.add(x, model.decode(codes.truncate(k)))
+                sums_at_k.add(target, model.reconstruct(x, codes.truncate(k)))
+    extra: dict[str, Any] = {}
+    if isinstance(model, Crosscoder):
+        norms = model.decoder_norms()
+        extra["fvu_at_hookpoint"] = [part.fvu for part in at_hookpoint]
+        extra["decoder_share_at_hookpoint"] = (norms / norms.sum(0)).mean(1).tolist()
     curve = {"fvu_at_k": {str(k): found.fvu for k, found in at_k.items()}} if at_k else {}
     return {
         "fvu": sums.fvu,
@@ -136,6 +164,7 @@ def measure(
         "frequency_histogram": counts.histogram(),
         "firing_frequency": counts.frequency.tolist(),
         **curve,
+        **extra,
     }
 
 
@@ -162,7 +191,7 @@ def _side(data: Any, split: str, heldout_fraction: float, n_features: int) -> Ab
     check_choice("split", split, ("auto", "heldout", "train", "all"))
     if split == "auto":
         source = as_source(data, n_features=n_features)
-        if not isinstance(source, Cache) or source.split is not None:
+        if not isinstance(source, (Cache, JoinedSource)) or source.split is not None:
             return source
         data, split = source, "heldout"
     side = None if split == "all" else split

@@ -54,9 +54,9 @@ class EncodedRows:
         keep_bytes: int = 2**29,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        if data.n_features != model.n_features:
+        if data.n_features != model.row_width:
             raise ValueError(
-                f"`data` must have rows of n_features = {model.n_features}; got {data.n_features}. "
+                f"`data` must have rows of n_features = {model.row_width}; got {data.n_features}. "
                 "Is it the activation cache that the autoencoder was trained on?"
             )
         self.model = model
@@ -77,7 +77,8 @@ class EncodedRows:
         x_ND = self.data.rows(start, min(start + self.block_rows, self.n_rows))
         weight = self.model.W_dec
         with torch.no_grad(), evaluation_mode(self.model):
-            codes = self.model.encode(x_ND.to(weight.device, weight.dtype))
+            x_ND, _ = self.model.input_and_target(x_ND.to(weight.device, weight.dtype))
+            codes = self.model.encode(x_ND)
         codes = codes.to("cpu", torch.float32).to_ragged()
         size = codes.values.numel() * (codes.values.itemsize + codes.indices.itemsize)
         if size <= self._room:

@@ -114,14 +114,14 @@ def firing_charts(evaluation: Row) -> list[Chart]:
             "Firing frequency",
             f"on {which}; the {never:,} latents that never fired on them are not in the bars",
             f"Histogram of the firing frequency of {sum(counts)} latents.",
-            _plain(figure),
+            plain(figure),
         ),
         Chart(
             "latents",
             "Map of the latents",
             "click a point to read its examples",
             "Scatter plot of the latents by frequency and largest activation.",
-            _plain(points),
+            plain(points),
         ),
     ]
 
@@ -164,7 +164,7 @@ def _curves(
         figure.update_yaxes(rangemode="tozero", tickformat=tickformat)
     figure.update_layout(showlegend=len(drawn) > 1)
     ends = "; ".join(f"{label} ends at {values[-1]:.4g}" for label, (_, values) in drawn.items())
-    return Chart(name, title, note, f"{title} over the training steps: {ends}.", _plain(figure))
+    return Chart(name, title, note, f"{title} over the training steps: {ends}.", plain(figure))
 
 
 def _positive(points: tuple[list[float], list[float]]) -> tuple[list[float], list[float]]:
@@ -172,7 +172,7 @@ def _positive(points: tuple[list[float], list[float]]) -> tuple[list[float], lis
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def _plain(figure: Any) -> dict[str, Any]:
+def plain(figure: Any) -> dict[str, Any]:
     """Return a figure as plain data, without plotly's own colors."""
     figure.update_layout(
         template="none",

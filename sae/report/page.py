@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae.cache import AbstractSource, Cache, as_source
+from sae.cache import AbstractSource, Cache, JoinedSource, as_source
 from sae.evaluation import evaluate
 from sae.files import load
 from sae.interpret import EncodedRows, browser_data
@@ -71,7 +71,7 @@ def write(
     n_examples = check_int("n_examples", n_examples, low=1)
     folder = Path(run)
     model = load(folder)
-    source = as_source(data, hookpoint=hookpoint, n_features=model.n_features)
+    source = as_source(data, hookpoint=hookpoint, n_features=model.row_width)
     n_rows = min(source.n_rows, max_rows or source.n_rows)
     hidden = None if progress is None else not progress
     with tqdm(total=n_rows, desc="report", unit=" rows", unit_scale=True, disable=hidden) as bar:
@@ -139,7 +139,7 @@ def embedded_json(value: Any) -> str:
 
 def _vocabulary(source: AbstractSource) -> list[str] | None:
     """Return the pieces of the tokenizer; none at all for data without tokens."""
-    return (source.vocabulary or []) if isinstance(source, Cache) else None
+    return (source.vocabulary or []) if isinstance(source, (Cache, JoinedSource)) else None
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

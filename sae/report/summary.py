@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sae.autoencoders import AbstractAutoencoder
-from sae.cache import AbstractSource, Cache
+from sae.cache import AbstractSource, Cache, JoinedSource
 from sae.interpret.browser import unpack
 
 HIDDEN = ("format", "format_version", "run_id")
@@ -43,7 +43,7 @@ def facts(run: Run) -> list[str]:
     """Return what was trained on what: the heading first, then short facts."""
     model = run.model
     kind, found = type(model).__name__, []
-    if isinstance(run.source, Cache):
+    if isinstance(run.source, (Cache, JoinedSource)):
         heading = f"{kind} on {_model_name(run.source)}, {run.source.hookpoint}"
     else:
         heading = f"{kind} on an array of activations"
@@ -111,7 +111,7 @@ def settings(run: Run) -> list[dict[str, Any]]:
         ("dtype", str(run.source.dtype).removeprefix("torch.")),
     ]
     versions = [(name, _version(name)) for name in ("sparsecode", "torch", "numpy", "plotly")]
-    if isinstance(run.source, Cache):
+    if isinstance(run.source, (Cache, JoinedSource)):
         data = [("model", _model_name(run.source)), ("hookpoint", run.source.hookpoint), *data]
         data.append(("documents", f"{run.source.n_documents:,}"))
         data += _flat({"provenance": run.source.provenance})
@@ -137,7 +137,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def _model_name(cache: Cache) -> str:
+def _model_name(cache: Cache | JoinedSource) -> str:
     name = str(cache.provenance.get("model", {}).get("name", "a transformer"))
     is_folder = Path(name).is_absolute() or name.startswith(".")
     return "/".join(Path(name).parts[-2:]) if is_folder else name

@@ -3,6 +3,7 @@
 from sparsecode.training.checkpoint import RunFolder as RunFolder
 from sparsecode.training.config import TrainConfig as TrainConfig
 from sparsecode.training.dead_latents import DeadLatents as DeadLatents
+from sparsecode.training.loop import TrainingRun as TrainingRun
 from sparsecode.training.loop import new_state as new_state
 from sparsecode.training.loop import start_training as start_training
 from sparsecode.training.loop import take_step as take_step

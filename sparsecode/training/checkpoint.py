@@ -31,7 +31,7 @@ class Checkpoint:
     tensors : dict of str to Tensor
     numbers : dict
         The counters of the training state.
-    constants : dict of str to float
+    constants : dict
         What was measured on the first rows of the run.
     log : dict
         Position in the file of metrics.
@@ -39,7 +39,7 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
-    constants: dict[str, float]
+    constants: dict[str, Any]
     log: dict[str, Any]
 
 
@@ -120,7 +120,7 @@ class RunFolder:
         self,
         tensors: Mapping[str, Tensor],
         numbers: Mapping[str, Any],
-        constants: Mapping[str, float],
+        constants: Mapping[str, Any],
         log: Mapping[str, Any],
     ) -> None:
         """Replace the checkpoint; a crash at any moment leaves the old or the new one complete."""

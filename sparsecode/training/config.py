@@ -55,6 +55,16 @@ class TrainConfig:
     seed: int = 0
     """Of the order of the rows and of whatever the model draws in training."""
 
+    data_seed: int | None = None
+    """Of the order of the rows alone, where models of several seeds are to see the same batches;
+    None takes `seed`."""
+
+    normalize: Literal["none", "mean_square", "per_feature"] = "none"
+    """What the rows are multiplied by: "mean_square" makes the mean squared norm the number of
+    features, at each hookpoint; "per_feature" makes the variance of each feature 1. The factors
+    are measured on the first rows and folded into the weights at the end, so the model is one for
+    the rows as they are."""
+
     k_start: int | None = None
     """For architectures with a `k`: latents kept at the first step, falling linearly to `k`.
     None keeps `k` throughout."""
@@ -110,6 +120,8 @@ class TrainConfig:
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  frozen
         for name in ("batch_size", "n_steps", "accumulate", "eval_rows", "log_every"):
             set_field(name, check_int(name, getattr(self, name), low=1))
+        if self.data_seed is not None:
+            set_field("data_seed", check_int("data_seed", self.data_seed, low=0, high=2**63 - 1))
         for name in ("k_start", "dead_after_tokens", "eval_every", "save_every"):
             if getattr(self, name) is not None:
                 set_field(name, check_int(name, getattr(self, name), low=1))
@@ -127,6 +139,7 @@ class TrainConfig:
         set_field("out_dir", None if self.out_dir is None else Path(self.out_dir))
         check_choice("optimizer", self.optimizer, ("auto", "row_adam", "adam"))
         check_choice("precision", self.precision, ("float32", "bf16"))
+        check_choice("normalize", self.normalize, ("none", "mean_square", "per_feature"))
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"`accumulate` must be an int in [1, batch_size]; got {self.accumulate} "
@@ -145,6 +158,11 @@ class TrainConfig:
         plain = dataclasses.asdict(self)
         plain["out_dir"] = None if self.out_dir is None else str(self.out_dir)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
+
+    @property
+    def order_seed(self) -> int:
+        """`data_seed`, or what None stands for."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def tokens_to_death(self) -> int:

@@ -1,6 +1,7 @@
 """The one training loop: it knows steps, rows and dead latents; the task knows the rest."""
 
 import math
+from collections.abc import Generator
 from contextlib import closing
 
 import torch
@@ -54,46 +55,118 @@ def train(
     KeyboardInterrupt
         After Ctrl-C; the present step is finished and saved, and the message says how to go on.
     """
-    device, checkpoint = _weights(task).device, folder.checkpoint if folder else None
-    peak_rate = config.lr or default_learning_rate(
-        n_latents=task.n_latents,
-        n_features=source.n_features,
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
-    )
+    device = _weights(task).device
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         StopRequest() as stop,
-        closing(start_training(task, source, config, checkpoint=checkpoint)) as state,
-        closing(Metrics.open(config, folder, state)) as metrics,
-        closing(
-            source.batches(config.batch_size, seed=config.seed, start_row=state.rows)
-        ) as batches,
+        closing(TrainingRun(task, source, config, folder=folder)) as run,
+        closing(run.batches()) as batches,
     ):
-        if folder and checkpoint is None:  # from here on, what is resumed has one start
-            folder.save(state.tensors(), state.numbers(), task.constants, metrics.position())
-        while state.step < config.n_steps:
-            batch = next(batches)
-            _refuse_bad_rows(batch, source)
-            rate = peak_rate * learning_rate_factor(
-                state.step,
-                n_steps=config.n_steps,
-                warmup_share=config.warmup_share,
-                decay_share=config.decay_share,
-            )
-            take_step(task, config, state, batch, rate)
-            metrics.advance()
+        while not run.is_done:
+            run.take(next(batches))
+            if stop.requested and not run.is_done:
+                run.save()
+                raise KeyboardInterrupt(_how_to_go_on(run.state, config, folder))
+    return run.state, run.metrics
 
-            if config.is_due(state.step, config.log_every):
-                metrics.write(state, "train", {"lr": rate, **_observed(task, source, state)})
-            if config.is_due(state.step, config.eval_every):
-                metrics.write(state, "heldout", task.evaluate())
-            if folder and (stop.requested or config.is_due(state.step, config.save_every)):
-                _refuse_bad_weights(state)
-                folder.save(state.tensors(), state.numbers(), task.constants, metrics.position())
-            if stop.requested and state.step < config.n_steps:
-                raise KeyboardInterrupt(_how_to_go_on(state, config, folder))
-    return state, metrics
+
+class TrainingRun:
+    """A run from its start or its checkpoint on, one batch after the other.
+
+    Several runs may take the batches of one stream in turn, as long as each takes them in a random
+    state of its own: all that a run changes beside its state is torch's.
+
+    Parameters
+    ----------
+    task : AbstractTask
+        Its module is on the device to train on.
+    source : RowSource
+    config : TrainConfig
+    folder : RunFolder or None, default=None
+        Where checkpoints and metrics go.
+
+    Attributes
+    ----------
+    state : TrainState
+    metrics : Metrics
+    """
+
+    def __init__(
+        self,
+        task: AbstractTask,
+        source: RowSource,
+        config: TrainConfig,
+        *,
+        folder: RunFolder | None = None,
+    ) -> None:
+        self.task, self.source, self.config, self.folder = task, source, config, folder
+        self.peak_rate = config.lr or default_learning_rate(
+            n_latents=task.n_latents,
+            n_features=source.n_features,
+            n_steps=config.n_steps,
+            batch_size=config.batch_size,
+        )
+        checkpoint = folder.checkpoint if folder else None
+        self.state = start_training(task, source, config, checkpoint=checkpoint)
+        try:
+            self.metrics = Metrics.open(config, folder, self.state)
+            if checkpoint is None:  # from here on, what is resumed has one start
+                self.save()
+        except BaseException:
+            self.state.close()
+            raise
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.state.step >= self.config.n_steps
+
+    def batches(self) -> Generator[Tensor, None, None]:
+        """Return the stream from the next batch of this run on."""
+        return self.source.batches(
+            self.config.batch_size, seed=self.config.order_seed, start_row=self.state.rows
+        )
+
+    def take(self, batch: Tensor) -> None:
+        """Take one step, and log, evaluate and save where that is due.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (batch_size, D)
+            The next one of the stream.
+        """
+        config, state = self.config, self.state
+        _refuse_bad_rows(batch, self.source)
+        rate = self.peak_rate * learning_rate_factor(
+            state.step,
+            n_steps=config.n_steps,
+            warmup_share=config.warmup_share,
+            decay_share=config.decay_share,
+        )
+        take_step(self.task, config, state, batch, rate)
+        self.metrics.advance()
+        if config.is_due(state.step, config.log_every):
+            observed = _observed(self.task, self.source, state)
+            self.metrics.write(state, "train", {"lr": rate, **observed})
+        if config.is_due(state.step, config.eval_every):
+            self.metrics.write(state, "heldout", self.task.evaluate())
+        if config.is_due(state.step, config.save_every):
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, where there is a folder."""
+        if self.folder is None:
+            return
+        if self.state.step:
+            _refuse_bad_weights(self.state)
+        state = self.state
+        position = self.metrics.position()
+        self.folder.save(state.tensors(), state.numbers(), self.task.constants, position)
+
+    def close(self) -> None:
+        """Let go of the files of metrics, and of the gradients."""
+        self.metrics.close()
+        self.state.close()
 
 
 def new_state(task: AbstractTask, config: TrainConfig) -> TrainState:
@@ -242,7 +315,7 @@ def _name_bad_rows(source: RowSource) -> None:
 
 def _sample(source, config) -> Tensor:
     with closing(
-        source.batches(min(SAMPLE_ROWS, source.n_rows), seed=config.seed, start_row=0)
+        source.batches(min(SAMPLE_ROWS, source.n_rows), seed=config.order_seed, start_row=0)
     ) as first:
         sample = next(first)
     _refuse_bad_rows(sample, source)

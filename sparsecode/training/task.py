@@ -62,7 +62,7 @@ class AbstractTask(ABC):
 
     module: nn.Module
     n_latents: int
-    constants: dict[str, float]
+    constants: dict[str, Any]
 
     @abstractmethod
     def start(self, sample: Tensor) -> None:

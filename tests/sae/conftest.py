@@ -1,6 +1,9 @@
 """A tiny BERT in a folder, and a cache of its activations: nothing is downloaded, all is fast."""
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import sae.cache
 from sae.cache import Cache
+from sparsecode import io
 
 EVIL = "</script><img src=x onerror=window.hacked=1>"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -48,6 +52,41 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[[Path], dict]:
+    """Everything that a run leaves but the time and the name of the run."""
+
+    def read(folder: Path) -> dict:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        clock = {"wall_time", "tokens_per_second"}
+        return {
+            "metrics": [{k: v for k, v in row.items() if k not in clock} for row in lines],
+            "evaluation": io.read_json(folder / "evaluation.json"),
+            "weights": {p.name: p.read_bytes() for p in (folder / "model").glob("weights*")},
+            "state": {p.name for p in (folder / "checkpoint").glob("tensors*")},  # named by digest
+        }
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def press_ctrl_c() -> Callable[[sae.AbstractAutoencoder, int], None]:
+    """Let Ctrl-C be pressed when the loss of a model is asked for the nth time."""
+
+    def prepare(model: sae.AbstractAutoencoder, at: int) -> None:
+        inner, calls = model.loss_terms, []
+
+        def loss_terms(*args, **kwargs):
+            calls.append(None)
+            if len(calls) == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return inner(*args, **kwargs)
+
+        model.loss_terms = loss_terms
+
+    return prepare
 
 
 @pytest.fixture(scope="session")

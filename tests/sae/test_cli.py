@@ -1,4 +1,4 @@
-"""The four commands, from a text to a report, and what they say when something is wrong."""
+"""The commands, from a text to a report, and what they say when something is wrong."""
 
 import json
 import os
@@ -35,15 +35,21 @@ FLAGS = {
         --drop-special-tokens/--keep-special-tokens --dtype --help --hookpoints --max-tokens --out
         --progress/--no-progress --resume/--no-resume --shard-rows --text-column --text-unit
         --tokenizer""",
-    "train": """--accumulate --arch --arch-option --batch-size --betas --dead-after-tokens --debug
-        --decay-share --device --eps --eval-every --eval-rows --heldout-fraction --help --hookpoint
-        --k-anneal-share --k-start --latents --log-every --loggers --lr --max-grad-norm --optimizer
-        --out --overwrite --precision --progress/--no-progress --resume --save-every --seed --steps
-        --warmup-share -k""",
+    "train": """--accumulate --arch --arch-option --batch-size --betas --data-seed
+        --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
+        --heldout-fraction --help --hookpoint --k-anneal-share --k-start --latents --log-every
+        --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
+        --progress/--no-progress --resume --save-every --seed --steps --warmup-share -k""",
     "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --json
-        --max-rows --progress/--no-progress --split""",
+        --max-rows --method --progress/--no-progress --split""",
     "report": """--debug --examples --help --hookpoint --max-rows --out
         --progress/--no-progress""",
+    "sweep": """--accumulate --arch --arch-option --batch-size --betas --data-seed
+        --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
+        --heldout-fraction --help --hookpoints --k-anneal-share --k-start --latents --log-every
+        --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
+        --progress/--no-progress --resume --save-every --seeds --steps --together --warmup-share
+        -k""",
 }
 
 Sae = Callable[..., Result]
@@ -333,6 +339,61 @@ def test_ctrl_c_saves_and_says_how_to_go_on(word_cache: Cache, tmp_path: Path) -
 def test_help_names_the_settings_of_each_architecture(run_sae: Sae, name: str) -> None:
     text = " ".join(re.sub(r"[^\x20-\x7e]", " ", run_sae("train", "--help").output).split())
     assert f"{name}: " in text
+
+
+def test_a_sweep_ends_with_a_table_and_a_page_and_leaves_runs(
+    run_sae: Sae, word_cache: Cache
+) -> None:
+    lists = ["--arch", "topk,relu", "--latents", "48", "-k", "2,4", "--lr", "0.001,1e300"]
+    lists += ["--arch-option", "l1_coefficient=0.1", "--hookpoints", "encoder.layer.1"]
+    options = ["--steps", "20", "--batch-size", "64", "--out", "sweep"]
+    done = run_sae("sweep", word_cache.path, *lists, *options)
+    assert done.exit_code == 0, done.output
+    name = "encoder.layer.1-topk-48-k4-seed0-lr0.001"
+    assert re.search(rf"{name} +0\.\d+ +4\.00 +\d+\.\d%", done.output)
+    assert "on the front" in done.output
+    assert "The loss must be finite" in done.output  # the runs at a rate of 1e300
+    assert Path("sweep/pareto.html").stat().st_size > 1e6
+    again = run_sae("sweep", word_cache.path, *lists, *options)
+    assert again.exit_code == 2
+    assert "--resume" in again.output
+    assert run_sae("sweep", word_cache.path, *lists, *options, "--resume").exit_code == 0
+    evaluated = run_sae("evaluate", f"sweep/{name}", word_cache.path, "--json")
+    assert json.loads(evaluated.stdout) == io.read_json(Path("sweep", name, "evaluation.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--arch", "topp"], "Error: `--arch` must be among topk, "),
+        (["-k", "4,"], "Error: `-k` must be values separated by commas; got '4,'."),
+        (["--arch-option", "bandwidth"], "Error: `--arch-option` must have the form NAME=A,B; got"),
+        (["--arch-option", "bandwidth=1"], "Error: `--arch-option` must name settings of one of"),
+        (["--seeds", "x"], "Error: `--seeds` must be an int"),
+    ],
+    ids=str,
+)
+def test_a_sweep_refuses_what_cannot_be(
+    run_sae: Sae, word_cache: Cache, options: list[str], sentence: str
+) -> None:
+    done = run_sae("sweep", word_cache.path, *options, "--out", "sweep")
+    assert done.exit_code == 2
+    assert sentence in done.output
+
+
+@pytest.mark.parametrize("arch", ["transcoder", "crosscoder"])
+def test_hookpoints_side_by_side(run_sae: Sae, word_cache: Cache, arch: str) -> None:
+    both = ["--hookpoint", "encoder.layer.0+encoder.layer.1", "--normalize", "mean_square"]
+    done = run_sae("train", word_cache.path, "--arch", arch, *both, *SMALL, "--out", "run")
+    assert done.exit_code == 0, done.output
+    assert ("FVU at hookpoint 1" in done.output) == (arch == "crosscoder")
+    evaluated = run_sae("evaluate", "run", word_cache.path, "--json")  # knows its hookpoints
+    assert json.loads(evaluated.stdout) == io.read_json(Path("run/evaluation.json"))
+    assert run_sae("report", "run", word_cache.path, "--out", "page.html").exit_code == 0
+    alone = ["--hookpoint", "encoder.layer.0", "--arch", "transcoder", *SMALL]
+    done = run_sae("train", word_cache.path, *alone, "--out", "other")
+    assert done.exit_code == 2
+    assert "Error: `--hookpoint` must name an input and a target for Transcoder" in done.output
 
 
 def test_values_of_settings_are_literals_or_words() -> None:

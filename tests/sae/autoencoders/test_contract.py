@@ -28,6 +28,8 @@ OPTIONS = {
     "gated": [{}, {"l1_coefficient": 0.0}, {"pre_bias": False}],
     "relu": [{}, {"variant": "unit_norm"}, {"l1_coefficient": 0.0, "pre_bias": False}],
     "multi_topk": [{}, {"k": 40}, {"multiple": 3, "multiple_weight": 0.0}, {"k": 15}],
+    "transcoder": [{}, {"n_targets": 5}, {"skip_connection": True}, {"aux_coefficient": 0.0}],
+    "crosscoder": [{}, {"widths": [3, 4]}, {"widths": [2, 2, 3], "selection": "topk"}],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]

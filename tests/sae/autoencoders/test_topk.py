@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import sae
+from sparsecode.datasets import make_sparse_data
 
 
 def explicit_losses(model, x, dead, k_aux):
@@ -140,3 +141,19 @@ def test_bad_settings_get_one_sentence(options, error, sentence):
 def test_bad_input_gets_one_sentence(setting, x, error, sentence):
     with pytest.raises(error, match=sentence):
         setting[0].encode(x)
+
+
+def test_as_a_jumprelu_k_latents_fire_on_average_with_the_same_values():
+    x = make_sparse_data(2000, 12, 30, 3, noise=0.05, seed=0)[0]
+    config = sae.TrainConfig(batch_size=128, n_steps=200, progress=False)
+    model = sae.Trainer(sae.TopK(n_features=12, n_latents=40, k=3, seed=0), x, config).fit().model
+    jump = model.to_jumprelu(x)
+    assert float(jump.encode(x).n_active.double().mean()) == pytest.approx(3.0, abs=2 / len(x))
+    mine, theirs = model.encode(x).to_dense(), jump.encode(x).to_dense()
+    both = (mine != 0) & (theirs != 0)
+    torch.testing.assert_close(theirs[both], mine[both], rtol=1e-5, atol=1e-5)
+    assert both.sum() > 0.7 * (mine != 0).sum()
+    same = ((mine != 0) == (theirs != 0)).all(1)
+    torch.testing.assert_close(jump(x)[same], model(x)[same], rtol=1e-5, atol=1e-5)
+    fvu = [sae.evaluate(part, x)["fvu"] for part in (jump, model)]
+    assert fvu[1] < fvu[0] < 2 * fvu[1]  # these rows have exactly k atoms: TopK is at its best
