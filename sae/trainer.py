@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder, Losses, ReconstructsProducts
 from sae.cache import AbstractSource, Cache, as_source
 from sae.evaluation.reconstruction import measure
 from sae.files import save
 from sparsecode import io
+from sparsecode.metrics import product_variance
 from sparsecode.training import AbstractTask, RowSource, RunFolder, StepLosses, TrainConfig, train
 from sparsecode.training.checkpoint import EVALUATION, MODEL
 from sparsecode.training.config import FREE_ON_RESUME
@@ -220,10 +221,10 @@ class AutoencoderTask(AbstractTask):
         variance = float(centered.square().sum(1).mean())
         if not variance > 0:  # rows that are all equal: any scale will do
             variance = float(sample.shape[1])
-        self.constants = {
-            "variance": variance,
-            "activation_scale": (variance / sample.shape[1]) ** 0.5,
-        }
+        scale = (variance / sample.shape[1]) ** 0.5
+        if isinstance(self._model, ReconstructsProducts):
+            variance = product_variance(self._model.product_rows(sample)) or 1.0
+        self.constants = {"variance": variance, "activation_scale": scale}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the model; biases live on the scale of the data."""
@@ -245,9 +246,9 @@ class AutoencoderTask(AbstractTask):
         scale = 1.0 / self.constants["variance"]
         terms = {name: term * scale for name, term in found.terms.items()}
         with torch.no_grad():
-            error = torch.linalg.vector_norm(found.reconstruction.to(batch.dtype) - batch).square()
+            error = _mean_error(found, batch)
         observed = {f"loss/{name}": term for name, term in terms.items()}
-        observed["fvu"] = error * (scale / len(batch))
+        observed["fvu"] = error * scale
         return StepLosses(torch.stack(list(terms.values())).sum(), observed, found.codes)
 
     def evaluate(self) -> dict[str, Any] | None:
@@ -270,6 +271,15 @@ class AutoencoderTask(AbstractTask):
             left = max(0.0, 1.0 - progress / share) if share > 0 else 0.0
             k = round(self._k + (k_start - self._k) * left)
             setattr(self._model, "k", k)  # noqa: B010
+
+
+def _mean_error(found: Losses, batch: Tensor) -> Tensor:
+    """Return the mean over rows of the squared error."""
+    if found.reconstruction is None:
+        assert found.error is not None, "`Losses` needs a reconstruction or an error"
+        return found.error
+    error = torch.linalg.vector_norm(found.reconstruction.to(batch.dtype) - batch).square()
+    return error * (1.0 / len(batch))
 
 
 def _sides(

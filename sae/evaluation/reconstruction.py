@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from sae.autoencoders import AbstractAutoencoder
+from sae.autoencoders import AbstractAutoencoder, ReconstructsProducts
 from sae.cache import AbstractSource, Cache, as_source
+from sparsecode import SparseCodes
 from sparsecode._checks import check_choice, check_finite, check_int
-from sparsecode.metrics import FiringCounts, ReconstructionSums
+from sparsecode.metrics import FiringCounts, ProductSums, ReconstructionSums
 from sparsecode.training import RowSource
 
 MAX_SPANS = 16  # evenly spread runs of rows when not all are looked at
@@ -61,7 +63,8 @@ def evaluate(
         ``dense_fraction`` (on more than a tenth of them), ``firing_frequency`` (share of rows
         for each latent), ``frequency_histogram`` (over log10 of it), ``n_rows`` and ``split``;
         with `budgets` also ``fvu_at_k``, a dict from each number of latents to the FVU of the
-        codes that keep no more.
+        codes that keep no more. For a model that reconstructs products (`Bilinear`), errors,
+        cosine and variance are those of the matrices ``u (x) u``.
 
     Raises
     ------
@@ -105,10 +108,10 @@ def measure(
     from tqdm.auto import tqdm
 
     device = model.b_dec.device
-    sums = ReconstructionSums(model.n_features, device=device)
+    sums = _Sums(model)
     counts = FiringCounts(model.n_latents, device=device)
     budgets = usual_budgets(model) if budgets is None else budgets
-    at_k = {k: ReconstructionSums(model.n_features, device=device) for k in budgets}
+    at_k = {k: _Sums(model) for k in budgets}
     spans = list(_spans(rows.n_rows, max_rows, batch_size))
     disable = None if progress is None else not progress
     with evaluation_mode(model), tqdm(spans, disable=disable, desc="evaluate", unit="batch") as bar:
@@ -117,38 +120,69 @@ def measure(
             check_finite(f"data[{start}:{stop}]", x)
             x = x.to(device, torch.promote_types(x.dtype, torch.float32))
             codes = model.encode(x)
-            sums.add(x, model.decode(codes))
+            sums.add(x, codes)
             counts.add(codes)
-            if at_k:
-                codes = model.encode(x, k=max(at_k))
-            for k, sums_at_k in at_k.items():
-                sums_at_k.add(x, model.decode(codes.truncate(k)))
-    curve = {"fvu_at_k": {str(k): found.fvu for k, found in at_k.items()}} if at_k else {}
+            for k, shorter in _shortened(model, x, sorted(at_k, reverse=True)):
+                at_k[k].add(x, shorter)
+    curve = {"fvu_at_k": {str(k): sums.found.fvu for k, sums in at_k.items()}} if at_k else {}
+    found = sums.found
     return {
-        "fvu": sums.fvu,
-        "explained_variance": 1.0 - sums.fvu,
-        "mse": sums.mse,
-        "cosine": sums.cosine,
+        "fvu": found.fvu,
+        "explained_variance": 1.0 - found.fvu,
+        "mse": found.mse,
+        "cosine": found.cosine,
         "l0": counts.l0,
         "dead_fraction": counts.dead_fraction,
         "dense_fraction": counts.dense_fraction,
-        "n_rows": sums.n_rows,
+        "n_rows": found.n_rows,
         "frequency_histogram": counts.histogram(),
         "firing_frequency": counts.frequency.tolist(),
         **curve,
     }
 
 
+class _Sums:
+    """The errors of a model's reconstructions, in the space in which it reconstructs."""
+
+    def __init__(self, model: AbstractAutoencoder) -> None:
+        self.model, device = model, model.b_dec.device
+        self.found: ProductSums | ReconstructionSums
+        if isinstance(model, ReconstructsProducts):
+            self.found = ProductSums(model.n_features, device=device)
+        else:
+            self.found = ReconstructionSums(model.n_features, device=device)
+
+    def add(self, x: Tensor, codes: SparseCodes) -> None:
+        """Add rows and their codes."""
+        if isinstance(self.found, ReconstructionSums):
+            self.found.add(x, self.model.decode(codes))
+        else:
+            assert isinstance(self.model, ReconstructsProducts)
+            rows = self.model.product_rows(x)
+            self.found.add(rows, *self.model.product_energies(x, codes))
+
+
+def _shortened(
+    model: AbstractAutoencoder, x: Tensor, budgets: list[int]
+) -> Iterator[tuple[int, SparseCodes]]:
+    """Yield the codes with each of some numbers of latents, which descend."""
+    if isinstance(model, ReconstructsProducts):  # the order is that of the model, not of values
+        yield from ((k, model.encode(x, k=k)) for k in budgets)
+    elif budgets:
+        codes = model.encode(x, k=budgets[0])
+        yield from ((k, codes.truncate(k)) for k in budgets)
+
+
 def usual_budgets(model: AbstractAutoencoder) -> list[int]:
     """Return the powers of two below k, and k, for a model trained for all of them; else none."""
     if not model.serves_all_budgets:
         return []
-    k = model.config()["k"]
+    k = model.config().get("k", model.n_latents)
     return [*(1 << i for i in range((k - 1).bit_length())), k]
 
 
 def _checked_budgets(model: AbstractAutoencoder, budgets: Sequence[int]) -> list[int]:
-    if "k" not in model.config():
+    if "k" not in model.config() and not isinstance(model, ReconstructsProducts):
         raise ValueError(
             f"`budgets` must be None for {type(model).__name__}, which has no k; "
             f"got {list(budgets)}."

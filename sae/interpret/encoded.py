@@ -75,7 +75,7 @@ class EncodedRows:
             return self._kept[number]
         start = number * self.block_rows
         x_ND = self.data.rows(start, min(start + self.block_rows, self.n_rows))
-        weight = self.model.W_dec
+        weight = self.model.b_dec
         with torch.no_grad(), evaluation_mode(self.model):
             codes = self.model.encode(x_ND.to(weight.device, weight.dtype))
         codes = codes.to("cpu", torch.float32).to_ragged()

@@ -28,6 +28,14 @@ OPTIONS = {
     "gated": [{}, {"l1_coefficient": 0.0}, {"pre_bias": False}],
     "relu": [{}, {"variant": "unit_norm"}, {"l1_coefficient": 0.0, "pre_bias": False}],
     "multi_topk": [{}, {"k": 40}, {"multiple": 3, "multiple_weight": 0.0}, {"k": 15}],
+    "bilinear": [
+        {},
+        {"variant": "mixed"},
+        {"variant": "ordered", "density_coefficient": 0.0},
+        {"variant": "combined", "n_mixed": 3, "warmup_share": 0.0},
+        {"center": True},
+    ],
+    "bilinear_topk": [{}, {"k": 1}, {"k": 40}, {"aux_coefficient": 0.0}, {"k_aux": 3}],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]
