@@ -283,7 +283,7 @@ def manifold_figure(
     points = form.coordinates(u[shown], n_axes).cpu().numpy()
     colors = (form(u) if labels is None else labels)[shown].cpu().numpy()
     spread = {"vmin": -abs(colors).max(), "vmax": abs(colors).max()} if labels is None else {}
-    ax.scatter(*points.T, c=colors, cmap="RdBu" if labels is None else "tab10", s=6, **spread)
+    ax.scatter(*points.T, c=colors, cmap="coolwarm" if labels is None else "tab10", s=6, **spread)
     names = [f"{value:+.2f}" for value in form.values[:n_axes].tolist()]
     ax.set(**{f"{a}label": f"eigenvalue {n}" for a, n in zip("xyz", names, strict=False)})
     return ax
