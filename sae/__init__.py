@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from sae.autoencoders import AUTOENCODERS as AUTOENCODERS
 from sae.autoencoders import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders import BatchTopK as BatchTopK
+from sae.autoencoders import Bilinear as Bilinear
+from sae.autoencoders import BilinearTopK as BilinearTopK
 from sae.autoencoders import Crosscoder as Crosscoder
 from sae.autoencoders import Gated as Gated
 from sae.autoencoders import HierarchicalTopK as HierarchicalTopK

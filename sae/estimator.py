@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder, ReconstructsProducts
 from sae.evaluation.reconstruction import measure
 from sae.trainer import AutoencoderTask, choose_device
 from sparsecode import SparseCodes
@@ -271,6 +271,11 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         else:
             checked = check_array(X, input_name="X", **ACCEPTED)
         module = self._placed_module()
+        if isinstance(module, ReconstructsProducts):
+            raise NotImplementedError(
+                f"`inverse_transform` is unsupported for {self.architecture!r}, which reconstructs "
+                "products of features. Use module_.decode, which gives matrices."
+            )
         n_rows, width = checked.shape
         if width != module.n_latents:
             raise ValueError(
@@ -304,6 +309,11 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     @property
     def components_(self) -> np.ndarray:
         """The dictionary, one atom a row: a copy of ``module_.W_dec``."""
+        if isinstance(self.module_, ReconstructsProducts):
+            raise AttributeError(
+                "`components_` must be rows that are added up to a reconstruction, which "
+                f"{self.architecture!r} has not. Use module_.left and module_.right."
+            )
         return np.array(self.module_.W_dec.detach().cpu().numpy(), order="C")
 
     @property

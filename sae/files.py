@@ -57,7 +57,7 @@ def save(
             "format_version": FORMAT_VERSION,
             "architecture": names[type(model)],
             "config": model.config(),
-            "dtype": str(model.W_enc.dtype).removeprefix("torch."),
+            "dtype": str(model.b_dec.dtype).removeprefix("torch."),
             "weights": {"file": weights.name, "sha256": digest},
             "metadata": metadata or {},
         },

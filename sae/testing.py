@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder, ReconstructsProducts
 from sae.files import load, save
 from sparsecode import SparseCodes
 
@@ -65,7 +65,10 @@ def _require_close(got: Tensor, want: Tensor, sentence: str) -> None:
 
 def _check_weights(model: AbstractAutoencoder, again: AbstractAutoencoder) -> None:
     d, f, out = model.n_features, model.n_latents, model.n_targets or model.n_features
-    for name, shape in {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, out), "b_dec": (out,)}.items():
+    shapes = {"W_enc": (d, f), "b_enc": (f,), "W_dec": (f, out), "b_dec": (out,)}
+    shapes |= {"left": (f, d), "right": (f, d)}
+    _require("b_dec" in model.weight_names, "`weight_names` must hold `b_dec`.")
+    for name, shape in ((name, shapes[name]) for name in model.weight_names):
         got = tuple(getattr(model, name).shape)
         _require(got == shape, f"`{name}` must have shape {shape}; got {got}.")
     _require(
@@ -87,6 +90,7 @@ def _check_weights(model: AbstractAutoencoder, again: AbstractAutoencoder) -> No
 
 
 def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
+    matrix = (model.n_features,) if isinstance(model, ReconstructsProducts) else ()
     for batch in (x, x[0], x[:0], x.reshape(2, 2, -1, model.n_features)):
         codes = model.encode(batch)
         _require(
@@ -95,8 +99,9 @@ def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
         )
         want = (*batch.shape[:-1], model.n_latents)
         _require(codes.shape == want, f"codes must have shape {want}; got {codes.shape}.")
-        shape = (*batch.shape[:-1], model.n_targets or model.n_features)
-        _require(model(batch).shape == shape, "`forward` must keep the shape.")
+        shape = (*batch.shape[:-1], model.n_targets or model.n_features, *matrix)
+        found = model(batch).shape
+        _require(found == shape, f"`forward` must return shape {shape}; got {found}.")
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         same = x.to(dtype)
         _require(model.encode(same).dtype == dtype, f"`encode` must keep {dtype}.")
@@ -111,10 +116,24 @@ def _check_shapes_and_dtypes(model: AbstractAutoencoder, x: Tensor) -> None:
 
 def _check_decode(model: AbstractAutoencoder, x: Tensor) -> None:
     codes = model.encode(x)
+    if isinstance(model, ReconstructsProducts):
+        _check_products(model, x, codes)
+        return
     dense = codes.to_dense() @ model.W_dec + model.b_dec
     sentence = "`decode` must give codes @ W_dec + b_dec."
     _require_close(model.decode(codes), dense, sentence)
     _require_close(model.decode(codes.to_ragged()), dense, sentence)
+
+
+def _check_products(model: AbstractAutoencoder, x: Tensor, codes: SparseCodes) -> None:
+    assert isinstance(model, ReconstructsProducts)
+    decoded, u = model.decode(codes), model.product_rows(x)
+    inner, energy = model.product_energies(x, codes)
+    torch.testing.assert_close(
+        inner, torch.einsum("nde,nd,ne->n", decoded, u, u), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(energy, decoded.square().sum((-2, -1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.decode(codes.to_ragged()), decoded, rtol=1e-4, atol=1e-5)
 
 
 def _check_rows_are_independent(model: AbstractAutoencoder, x: Tensor) -> None:
@@ -156,10 +175,13 @@ def _check_losses(model: AbstractAutoencoder, rows: Tensor) -> None:
         _require(
             losses.codes.shape == (len(x), model.n_latents), "`codes` must hold one row a sample."
         )
-        _require(
-            losses.reconstruction.shape == target.shape,
-            "`reconstruction` must have the shape of the target.",
-        )
+        if losses.reconstruction is None:
+            _require(losses.error is not None, "without a `reconstruction` there is an `error`.")
+        else:
+            _require(
+                losses.reconstruction.shape == target.shape,
+                "`reconstruction` must have the shape of the target.",
+            )
         for name, term in losses.terms.items():
             _require(
                 term.ndim == 0 and bool(torch.isfinite(term)),

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder, Losses, ReconstructsProducts
 from sae.cache import AbstractSource, Cache, JoinedSource, as_source
 from sae.cache.normalization import per_column, row_scale
 from sae.evaluation.reconstruction import measure
 from sae.files import save
 from sae.folding import check_affine, fold_input_scale, fold_input_scale_, is_tied
 from sparsecode import io
+from sparsecode.metrics import product_variance
 from sparsecode.training import AbstractTask, RowSource, RunFolder, StepLosses, TrainConfig, train
 from sparsecode.training.checkpoint import EVALUATION, MODEL
 from sparsecode.training.config import FREE_ON_RESUME
@@ -265,6 +266,9 @@ class AutoencoderTask(AbstractTask):
         x, target = self._model.input_and_target(sample)
         self.constants["variance"] = _variance(target)
         self.constants["activation_scale"] = (_variance(x) / x.shape[1]) ** 0.5
+        if isinstance(self._model, ReconstructsProducts):
+            rows = self._model.product_rows(x)
+            self.constants["variance"] = product_variance(rows) or 1.0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the model; biases live on the scale of the data."""
@@ -298,9 +302,9 @@ class AutoencoderTask(AbstractTask):
         scale = 1.0 / self.constants["variance"]
         terms = {name: term * scale for name, term in found.terms.items()}
         with torch.no_grad():
-            error = torch.linalg.vector_norm(found.reconstruction.to(x.dtype) - target).square()
+            error = _mean_error(found, target)
         observed = {f"loss/{name}": term for name, term in terms.items()}
-        observed["fvu"] = error * (scale / len(batch))
+        observed["fvu"] = error * scale
         return StepLosses(torch.stack(list(terms.values())).sum(), observed, found.codes)
 
     def evaluate(self) -> dict[str, Any] | None:
@@ -345,6 +349,15 @@ class AutoencoderTask(AbstractTask):
             left = max(0.0, 1.0 - progress / share) if share > 0 else 0.0
             k = round(self._k + (k_start - self._k) * left)
             setattr(self._model, "k", k)  # noqa: B010
+
+
+def _mean_error(found: Losses, target: Tensor) -> Tensor:
+    """Return the mean over rows of the squared error."""
+    if found.reconstruction is None:
+        assert found.error is not None, "`Losses` needs a reconstruction or an error"
+        return found.error
+    error = torch.linalg.vector_norm(found.reconstruction.to(target.dtype) - target).square()
+    return error * (1.0 / len(target))
 
 
 def _variance(rows: Tensor) -> float:

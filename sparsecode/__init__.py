@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from sparsecode.codes import SparseCodes as SparseCodes
 from sparsecode.ops.activation import threshold as threshold
+from sparsecode.ops.bilinear import bilinear_features as bilinear_features
 from sparsecode.ops.decode import decode as decode
 from sparsecode.ops.decode import decode_mse as decode_mse
 from sparsecode.ops.encode import encode_topk as encode_topk

@@ -131,3 +131,115 @@ def _deliver(
     places = torch.arange(len(dead), device=rows.device)
     collector.add(dead, places, rows.new_ones(len(dead)), rows)
     return None
+
+
+def outer_product_energy(
+    coefficients: Tensor, left: Tensor, right: Tensor, *, importance: Tensor | None = None
+) -> Tensor:
+    """Return the mean over rows of ``||sum_j g_j left_j (x) right_j||^2``, in memory linear in F.
+
+    The kernel trick: with ``K = (left left^T) * (right right^T)`` the squared Frobenius norm is
+    ``g^T K g``, so that no (D, D) matrix is made. K is gone through in blocks of rows; the
+    gradients come from the same pass.
+
+    Parameters
+    ----------
+    coefficients : Tensor of shape (N, F)
+        The weights g of each row.
+    left, right : Tensor of shape (F, D)
+    importance : Tensor of shape (F,), non-increasing, or None, default=None
+        Entries of K are weighted by the smaller importance of their row and column. With
+        ``(F - j) / F`` for the latent j = 0, 1, ... the result is the mean of the energies of the
+        first 1, 2, ..., F terms.
+
+    Returns
+    -------
+    Tensor, scalar
+        0 for no rows. Differentiable once in `coefficients`, `left` and `right`.
+
+    References
+    ----------
+    Dooms & Gauderis (2025), "Finding Manifolds With Bilinear Autoencoders". arXiv:2510.16820.
+
+    Examples
+    --------
+    >>> float(outer_product_energy(torch.tensor([[3.0]]), torch.eye(1, 2), torch.ones(1, 2)))
+    18.0
+    """
+    check_last_dim("coefficients", coefficients, left.shape[0], "n_latents")
+    check_shape("right", right, tuple(left.shape), ("n_latents", "n_features"))
+    if importance is not None:
+        check_shape("importance", importance, (left.shape[0],), ("n_latents",))
+    with torch.autocast(left.device.type, enabled=False):
+        return _OuterProductEnergy.apply(coefficients.to(left.dtype), left, right, importance)
+
+
+class _OuterProductEnergy(torch.autograd.Function):
+    """The energy and its gradients from one pass over blocks of rows of the kernel."""
+
+    @staticmethod
+    def forward(ctx, g_NF, left, right, importance):
+        g_NF, left, right = g_NF.detach(), left.detach(), right.detach()
+        width, scale = left.shape[0], 1.0 / max(1, len(g_NF))
+        total = left.new_zeros((), dtype=torch.float64)
+        wanted = any(ctx.needs_input_grad)
+        grads = [torch.empty_like(part) for part in (g_NF, left, right)] if wanted else []
+        step = max(1, CHUNK_ENTRIES // width)
+        for start in range(0, width, step):
+            block = slice(start, start + step)
+            of_left, of_right = left[block] @ left.t(), right[block] @ right.t()
+            moments = g_NF[:, block].t() @ g_NF
+            kernel = of_left * of_right
+            if importance is not None:
+                smaller = torch.minimum(importance[block, None], importance)
+                kernel *= smaller
+                moments *= smaller
+            total += (of_left * of_right).mul_(moments).sum(dtype=torch.float64)
+            if grads:
+                grads[0][:, block] = g_NF @ kernel.t()
+                grads[1][block] = of_right.mul_(moments) @ left
+                grads[2][block] = of_left.mul_(moments) @ right
+        ctx.save_for_backward(*(grad.mul_(2.0 * scale) for grad in grads))
+        return (total * scale).to(left.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return *(part * grad for part in ctx.saved_tensors), None
+
+
+def hoyer_density(activations: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Return the mean over latents of their Hoyer density over the rows of a batch.
+
+    ``(||a||_1 / ||a||_2 - 1) / (sqrt(N) - 1)`` for the N values ``a`` of a latent: 0 if it has a
+    value on one row only, 1 if all its values have the same size.
+
+    Parameters
+    ----------
+    activations : Tensor of shape (N, F)
+    weights : Tensor of shape (F,) or None, default=None
+        Of the latents in the mean; None weighs all alike.
+
+    Returns
+    -------
+    Tensor, scalar
+        0 for fewer than two rows. A latent that is 0 throughout has density 0.
+
+    References
+    ----------
+    Hoyer (2004), "Non-negative matrix factorization with sparseness constraints". Per latent over
+    a batch: Dooms & Gauderis (2025), arXiv:2510.16820.
+
+    Examples
+    --------
+    >>> round(float(hoyer_density(torch.tensor([[3.0, 1.0], [0.0, -1.0]]))), 4)
+    0.5
+    """
+    n_rows = activations.shape[0]
+    if n_rows < 2:
+        return activations.new_zeros(()) * activations.sum()
+    largest = activations.detach().abs().amax(0)
+    scaled = activations / torch.where(largest > 0, largest, 1.0)
+    norms = torch.linalg.vector_norm(torch.where(largest > 0, scaled, 1.0), dim=0)
+    density = ((scaled.abs().sum(0) / norms) - 1.0).clamp(min=0) / (n_rows**0.5 - 1.0)
+    return density.mean() if weights is None else (density * weights).sum() / weights.sum()

@@ -2,7 +2,10 @@
 
 from sae.autoencoders.base import AbstractAutoencoder as AbstractAutoencoder
 from sae.autoencoders.base import Losses as Losses
+from sae.autoencoders.base import ReconstructsProducts as ReconstructsProducts
 from sae.autoencoders.batch_topk import BatchTopK as BatchTopK
+from sae.autoencoders.bilinear import Bilinear as Bilinear
+from sae.autoencoders.bilinear_topk import BilinearTopK as BilinearTopK
 from sae.autoencoders.crosscoder import Crosscoder as Crosscoder
 from sae.autoencoders.gated import Gated as Gated
 from sae.autoencoders.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
@@ -26,4 +29,6 @@ AUTOENCODERS: dict[str, type[AbstractAutoencoder]] = {
     "multi_topk": MultiTopK,
     "transcoder": Transcoder,
     "crosscoder": Crosscoder,
+    "bilinear": Bilinear,
+    "bilinear_topk": BilinearTopK,
 }

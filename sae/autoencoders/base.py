@@ -24,12 +24,16 @@ class Losses:
         rows of the sum over features, in squared units of the activations.
     codes : SparseCodes of shape (N, F)
         The codes of this batch; latents with a value other than 0 count as fired.
-    reconstruction : Tensor of shape (N, D)
+    reconstruction : Tensor of shape (N, D) or None
+        None where it is not the activations that are reconstructed.
+    error : Tensor, scalar, or None, default=None
+        The mean over rows of the squared error; None where it is that of `reconstruction`.
     """
 
     terms: dict[str, Tensor]
     codes: SparseCodes
-    reconstruction: Tensor
+    reconstruction: Tensor | None
+    error: Tensor | None = None
 
 
 class AbstractAutoencoder(nn.Module, ABC):
@@ -49,7 +53,7 @@ class AbstractAutoencoder(nn.Module, ABC):
     unit_norm_decoder: bool = False
     """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
 
-    serves_all_budgets: ClassVar[bool] = False
+    serves_all_budgets: bool = False
     """Whether codes cut to fewer latents are trained for; `sae.evaluate` then shows each."""
 
     n_targets: int | None = None
@@ -57,6 +61,9 @@ class AbstractAutoencoder(nn.Module, ABC):
 
     row_blocks: tuple[int, ...]
     """Widths of the parts of a row of data that come from different places, such as hookpoints."""
+
+    weight_names: ClassVar[tuple[str, ...]] = ("W_enc", "b_enc", "W_dec", "b_dec")
+    """Names of its weights; ``b_dec``, of shape (D,), is among them for every architecture."""
 
     W_enc: Tensor
     b_enc: Tensor
@@ -184,7 +191,7 @@ class AbstractAutoencoder(nn.Module, ABC):
         named = dict(self.named_parameters())
         groups = []
         for name, parameter in named.items():
-            latent_dim = {"W_enc": 1, "W_dec": 0}.get(name)
+            latent_dim = {"W_enc": 1, "W_dec": 0, "left": 0, "right": 0}.get(name)
             unit_norm = name == "W_dec" and self.unit_norm_decoder
             of_data = name.startswith("b_") or name == "threshold"
             scale = scales.get(name, activation_scale if of_data else 1.0)
@@ -207,6 +214,21 @@ class AbstractAutoencoder(nn.Module, ABC):
                 f"`x` must be on the device of the model ({self.b_dec.device}); got {x.device}."
             )
         return x
+
+
+class ReconstructsProducts(ABC):
+    """The ability of a model that reconstructs ``u (x) u`` in place of x; see `Bilinear`.
+
+    Its `decode` gives matrices of shape (..., D, D), which training and `sae.evaluate` never make.
+    """
+
+    @abstractmethod
+    def product_rows(self, x: Tensor) -> Tensor:
+        """Return the rows u, shape (..., D), whose products with themselves are reconstructed."""
+
+    @abstractmethod
+    def product_energies(self, x: Tensor, codes: SparseCodes) -> tuple[Tensor, Tensor]:
+        """Return ``<u (x) u, Xhat>`` and ``||Xhat||^2`` of each row, Xhat the decoded codes."""
 
 
 def latent_columns(rows_FD: Tensor) -> nn.Parameter:
@@ -235,7 +257,13 @@ def tied_start(model: AbstractAutoencoder, seed: int | None) -> None:
 
 
 @torch.no_grad()
-def scale_encoder(model: AbstractAutoencoder, sample: Tensor, codes: SparseCodes) -> float:
+def scale_encoder(
+    model: AbstractAutoencoder,
+    sample: Tensor,
+    codes: SparseCodes,
+    *,
+    weight: Tensor | None = None,
+) -> float:
     """Scale ``W_enc`` so that the first reconstructions have the size of the data.
 
     Parameters
@@ -245,6 +273,8 @@ def scale_encoder(model: AbstractAutoencoder, sample: Tensor, codes: SparseCodes
     sample : Tensor of shape (N, D)
     codes : SparseCodes of shape (N, F)
         Of `sample`, with the encoder as it is.
+    weight : Tensor or None, default=None
+        Scaled in place of ``W_enc``.
 
     Returns
     -------
@@ -256,7 +286,7 @@ def scale_encoder(model: AbstractAutoencoder, sample: Tensor, codes: SparseCodes
     if not energy > 0:
         return 1.0
     factor = ((first.double() * centered.double()).sum() / energy).clamp(min=1e-3).float()
-    model.W_enc.mul_(factor)
+    (model.W_enc if weight is None else weight).mul_(factor)
     return float(factor)
 
 

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from sae.autoencoders import AbstractAutoencoder, Crosscoder
+from sae.autoencoders import AbstractAutoencoder, Crosscoder, ReconstructsProducts
 from sae.cache import AbstractSource, Cache, JoinedSource, as_source
 from sae.pursuit import matching_pursuit
 from sparsecode import SparseCodes
 from sparsecode._checks import check_choice, check_finite, check_int
-from sparsecode.metrics import FiringCounts, ReconstructionSums
+from sparsecode.metrics import FiringCounts, ProductSums, ReconstructionSums
 from sparsecode.training import RowSource
 
 METHODS: dict[str, Callable[..., SparseCodes]] = {
@@ -72,7 +73,9 @@ def evaluate(
         with `budgets` also ``fvu_at_k``, a dict from each number of latents to the FVU of the
         codes that keep no more. Of a `Crosscoder` also ``fvu_at_hookpoint`` and
         ``decoder_share_at_hookpoint`` (mean over latents of the share of their decoder norm),
-        lists in the order of its hookpoints. A transcoder is compared with the target.
+        lists in the order of its hookpoints. A transcoder is compared with the target. For a model
+        that reconstructs products (`Bilinear`), errors, cosine and variance are those of the
+        matrices ``u (x) u``.
 
     Raises
     ------
@@ -118,13 +121,10 @@ def measure(
     from tqdm.auto import tqdm
 
     device = model.b_dec.device
-    width = model.b_dec.shape[0]
-    sums = ReconstructionSums(width, device=device)
+    sums = _Sums(model)
     counts = FiringCounts(model.n_latents, device=device)
     budgets = usual_budgets(model) if budgets is None else budgets
-    at_k = {k: ReconstructionSums(width, device=device) for k in budgets}
-    widths = list(model.row_blocks) if isinstance(model, Crosscoder) else []
-    at_hookpoint = [ReconstructionSums(part, device=device) for part in widths]
+    at_k = {k: _Sums(model) for k in budgets}
     spans = list(_spans(rows.n_rows, max_rows, batch_size))
     disable = None if progress is None else not progress
     with evaluation_mode(model), tqdm(spans, disable=disable, desc="evaluate", unit="batch") as bar:
@@ -134,50 +134,87 @@ def measure(
             x = x.to(device, torch.promote_types(x.dtype, torch.float32))
             x, target = model.input_and_target(x)
             codes = encode(model, x)
-            recon = model.reconstruct(x, codes)
-            sums.add(target, recon)
-            if widths:
-                for part, y, yhat in zip(
-                    at_hookpoint, target.split(widths, 1), recon.split(widths, 1), strict=True
-                ):
-                    part.add(y, yhat)
+            sums.add(x, target, codes)
             counts.add(codes)
-            if at_k:
-                codes = encode(model, x, k=max(at_k))
-            for k, sums_at_k in at_k.items():
-                sums_at_k.add(target, model.reconstruct(x, codes.truncate(k)))
-    extra: dict[str, Any] = {}
-    if isinstance(model, Crosscoder):
-        norms = model.decoder_norms()
-        extra["fvu_at_hookpoint"] = [part.fvu for part in at_hookpoint]
-        extra["decoder_share_at_hookpoint"] = (norms / norms.sum(0)).mean(1).tolist()
-    curve = {"fvu_at_k": {str(k): found.fvu for k, found in at_k.items()}} if at_k else {}
+            for k, shorter in _shortened(model, encode, x, sorted(at_k, reverse=True)):
+                at_k[k].add(x, target, shorter)
+    curve = {"fvu_at_k": {str(k): sums.found.fvu for k, sums in at_k.items()}} if at_k else {}
+    found = sums.found
     return {
-        "fvu": sums.fvu,
-        "explained_variance": 1.0 - sums.fvu,
-        "mse": sums.mse,
-        "cosine": sums.cosine,
+        "fvu": found.fvu,
+        "explained_variance": 1.0 - found.fvu,
+        "mse": found.mse,
+        "cosine": found.cosine,
         "l0": counts.l0,
         "dead_fraction": counts.dead_fraction,
         "dense_fraction": counts.dense_fraction,
-        "n_rows": sums.n_rows,
+        "n_rows": found.n_rows,
         "frequency_histogram": counts.histogram(),
         "firing_frequency": counts.frequency.tolist(),
         **curve,
-        **extra,
+        **sums.at_hookpoints(),
     }
+
+
+class _Sums:
+    """The errors of a model's reconstructions, in the space in which it reconstructs."""
+
+    def __init__(self, model: AbstractAutoencoder) -> None:
+        self.model, device = model, model.b_dec.device
+        self.found: ProductSums | ReconstructionSums
+        if isinstance(model, ReconstructsProducts):
+            self.found = ProductSums(model.n_features, device=device)
+        else:
+            self.found = ReconstructionSums(model.b_dec.shape[0], device=device)
+        self.widths = list(model.row_blocks) if isinstance(model, Crosscoder) else []
+        self.parts = [ReconstructionSums(width, device=device) for width in self.widths]
+
+    def add(self, x: Tensor, target: Tensor, codes: SparseCodes) -> None:
+        """Add rows, what they are compared with, and their codes."""
+        if not isinstance(self.found, ReconstructionSums):
+            assert isinstance(self.model, ReconstructsProducts)
+            rows = self.model.product_rows(x)
+            self.found.add(rows, *self.model.product_energies(x, codes))
+            return
+        recon = self.model.reconstruct(x, codes)
+        self.found.add(target, recon)
+        if self.parts:
+            pieces = (tensor.split(self.widths, 1) for tensor in (target, recon))
+            for part, y, yhat in zip(self.parts, *pieces, strict=True):
+                part.add(y, yhat)
+
+    def at_hookpoints(self) -> dict[str, list[float]]:
+        """Return the metrics of each hookpoint of a crosscoder; nothing for other models."""
+        if not isinstance(self.model, Crosscoder):
+            return {}
+        norms = self.model.decoder_norms()
+        return {
+            "fvu_at_hookpoint": [part.fvu for part in self.parts],
+            "decoder_share_at_hookpoint": (norms / norms.sum(0)).mean(1).tolist(),
+        }
+
+
+def _shortened(
+    model: AbstractAutoencoder, encode: Callable[..., SparseCodes], x: Tensor, budgets: list[int]
+) -> Iterator[tuple[int, SparseCodes]]:
+    """Yield the codes with each of some numbers of latents, which descend."""
+    if isinstance(model, ReconstructsProducts):  # the order is that of the model, not of values
+        yield from ((k, encode(model, x, k=k)) for k in budgets)
+    elif budgets:
+        codes = encode(model, x, k=budgets[0])
+        yield from ((k, codes.truncate(k)) for k in budgets)
 
 
 def usual_budgets(model: AbstractAutoencoder) -> list[int]:
     """Return the powers of two below k, and k, for a model trained for all of them; else none."""
     if not model.serves_all_budgets:
         return []
-    k = model.config()["k"]
+    k = model.config().get("k", model.n_latents)
     return [*(1 << i for i in range((k - 1).bit_length())), k]
 
 
 def _checked_budgets(model: AbstractAutoencoder, budgets: Sequence[int]) -> list[int]:
-    if "k" not in model.config():
+    if "k" not in model.config() and not isinstance(model, ReconstructsProducts):
         raise ValueError(
             f"`budgets` must be None for {type(model).__name__}, which has no k; "
             f"got {list(budgets)}."

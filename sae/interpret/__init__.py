@@ -1,5 +1,13 @@
 """What single latents stand for: examples from the data, their text, related latents."""
 
+from sae.interpret.bilinear import QuadraticForm as QuadraticForm
+from sae.interpret.bilinear import dictionary_similarity as dictionary_similarity
+from sae.interpret.bilinear import effective_dimension as effective_dimension
+from sae.interpret.bilinear import group_form as group_form
+from sae.interpret.bilinear import group_weights as group_weights
+from sae.interpret.bilinear import latent_form as latent_form
+from sae.interpret.bilinear import manifold_figure as manifold_figure
+from sae.interpret.bilinear import probe_interactions as probe_interactions
 from sae.interpret.browser import browser_data as browser_data
 from sae.interpret.encoded import EncodedRows as EncodedRows
 from sae.interpret.neighbors import nearest_latents as nearest_latents

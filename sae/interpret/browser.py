@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae.autoencoders import Bilinear
 from sae.interpret.encoded import EncodedRows
 from sae.interpret.neighbors import nearest_latents
 from sae.interpret.token_texts import spelling_of, token_texts
@@ -58,7 +59,9 @@ def browser_data(
     n_top = check_int("n_top", n_top, low=1)
     found = top_examples(encoded, n_top=CANDIDATES * n_top)
     values, rows, groups = _choose(found, n_top, quantiles, before)
-    nearest, cosines = nearest_latents(encoded.model.W_dec, n_neighbors)
+    model = encoded.model
+    atoms = (model.left, model.right) if isinstance(model, Bilinear) else (model.W_dec, None)
+    nearest, cosines = nearest_latents(atoms[0], n_neighbors, right=atoms[1])
     latents = torch.arange(encoded.n_latents)[:, None].expand_as(rows).reshape(-1)
     shown: dict[str, Any] = {}
     if vocabulary is not None:

@@ -75,7 +75,7 @@ class EncodedRows:
             return self._kept[number]
         start = number * self.block_rows
         x_ND = self.data.rows(start, min(start + self.block_rows, self.n_rows))
-        weight = self.model.W_dec
+        weight = self.model.b_dec
         with torch.no_grad(), evaluation_mode(self.model):
             x_ND, _ = self.model.input_and_target(x_ND.to(weight.device, weight.dtype))
             codes = self.model.encode(x_ND)

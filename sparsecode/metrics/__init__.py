@@ -3,6 +3,8 @@
 from sparsecode.metrics.dictionary import coherence as coherence
 from sparsecode.metrics.dictionary import recovery_error as recovery_error
 from sparsecode.metrics.dictionary import stability as stability
+from sparsecode.metrics.products import ProductSums as ProductSums
+from sparsecode.metrics.products import product_variance as product_variance
 from sparsecode.metrics.reconstruction import ReconstructionSums as ReconstructionSums
 from sparsecode.metrics.reconstruction import explained_variance as explained_variance
 from sparsecode.metrics.reconstruction import fvu as fvu

@@ -98,9 +98,10 @@ class TrainConfig:
     """Steps between checkpoints; None takes a tenth of the run, at least 100. A checkpoint is
     written at the end and on Ctrl-C too."""
 
-    optimizer: Literal["auto", "row_adam", "adam"] = "auto"
+    optimizer: Literal["auto", "row_adam", "adam", "muon"] = "auto"
     """"row_adam" makes gradient rows from sparse lists where it uses them; "adam" is torch's on
-    dense gradients, for comparison. "auto" is "row_adam"."""
+    dense gradients, for comparison; "muon" is torch's Muon on matrices, Adam on the rest.
+    "auto" is "row_adam"."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """"bf16" computes in bfloat16 where that is safe (autocast) with float32 weights; needs a GPU.
@@ -137,7 +138,7 @@ class TrainConfig:
         set_field("betas", _checked_betas(self.betas))
         set_field("loggers", _checked_loggers(self.loggers))
         set_field("out_dir", None if self.out_dir is None else Path(self.out_dir))
-        check_choice("optimizer", self.optimizer, ("auto", "row_adam", "adam"))
+        check_choice("optimizer", self.optimizer, ("auto", "row_adam", "adam", "muon"))
         check_choice("precision", self.precision, ("float32", "bf16"))
         check_choice("normalize", self.normalize, ("none", "mean_square", "per_feature"))
         if self.accumulate > self.batch_size:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsecode.optim import ProjectedAdam, RowAdam
+from sparsecode.optim import MuonAdam, ProjectedAdam, RowAdam
 from sparsecode.training.config import TrainConfig
 from sparsecode.training.dead_latents import DeadLatents
 
@@ -73,7 +73,7 @@ class TrainState:
     ----------
     module : nn.Module
         What is trained.
-    optimizer : RowAdam or ProjectedAdam
+    optimizer : RowAdam, ProjectedAdam or MuonAdam
     dead : DeadLatents
     means : RunningMeans
         Of the metrics since they were last logged.
@@ -85,7 +85,7 @@ class TrainState:
     """
 
     module: nn.Module
-    optimizer: RowAdam | ProjectedAdam
+    optimizer: RowAdam | ProjectedAdam | MuonAdam
     dead: DeadLatents
     means: RunningMeans
     clock: Clock
@@ -153,7 +153,9 @@ class TrainState:
         self.step, self.rows = numbers["step"], numbers["rows"]
 
 
-def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> RowAdam | ProjectedAdam:
+def make_optimizer(
+    groups: list[dict[str, Any]], config: TrainConfig
+) -> RowAdam | ProjectedAdam | MuonAdam:
     """Return the optimizer for parameter groups whose ``lr_scale`` says on which scale they live.
 
     ``eps`` is divided by that scale: gradients of parameters on the scale of the data shrink as
@@ -161,7 +163,7 @@ def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> RowAdam
     """
     for group in groups:
         group["eps"] = config.eps / group.setdefault("lr_scale", 1.0)
-    optimizer = ProjectedAdam if config.optimizer == "adam" else RowAdam
+    optimizer = {"adam": ProjectedAdam, "muon": MuonAdam}.get(config.optimizer, RowAdam)
     return optimizer(groups, lr=0.0, betas=config.betas, eps=config.eps)
 
 

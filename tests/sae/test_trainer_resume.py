@@ -36,6 +36,11 @@ def k_sparse(**settings) -> sae.KSparse:
     )
 
 
+def bilinear(**settings) -> sae.Bilinear:
+    options = {"n_features": 8, "n_latents": 24, "variant": "mixed", "center": True, "seed": 0}
+    return sae.Bilinear(**{**options, **settings})
+
+
 def fit(model, folder, data=None, *, resume=False, overwrite=False, **settings):
     config = sae.TrainConfig(**{**QUICK, "out_dir": folder, **settings})
     data = rows() if data is None else data
@@ -69,8 +74,10 @@ class Stops:
         return self.inner(*args, **kwargs)
 
 
-@pytest.mark.parametrize("make", [topk, k_sparse])
-@pytest.mark.parametrize("optimizer", ["row_adam", "adam"])
+CASES = [(make, optimizer) for make in (topk, k_sparse) for optimizer in ("row_adam", "adam")]
+
+
+@pytest.mark.parametrize(("make", "optimizer"), [*CASES, (topk, "muon"), (bilinear, "muon")])
 @pytest.mark.parametrize("steps", [(1, 1), (5, 3), (6, 7), (28, 1)], ids=str)
 def test_an_interrupted_run_ends_like_an_undisturbed_one(make, optimizer, steps, tmp_path):
     settings = {"optimizer": optimizer, "accumulate": 2}

@@ -1,10 +1,10 @@
-"""AuxK: the loss on dead latents equals its formula on a dense matrix."""
+"""Loss terms equal their formulas on dense matrices: AuxK, energies of products, density."""
 
 import pytest
 import torch
 
 from sparsecode import losses
-from sparsecode.losses import auxk_loss
+from sparsecode.losses import auxk_loss, hoyer_density, outer_product_energy
 
 
 def problem(n=17, d=5, f=30, dtype=torch.float64):
@@ -77,3 +77,72 @@ def test_bad_input_gets_one_sentence(change, sentence):
     options = {"dead_latents": torch.ones(30, dtype=torch.bool), "k_aux": 2}
     with pytest.raises(ValueError, match=sentence):
         auxk_loss(**{**arguments, **options, **change})
+
+
+def products(n=9, d=5, f=13):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((n, f), (f, d), (f, d))
+    return [torch.randn(s, generator=generator).double().requires_grad_() for s in shapes]
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 21])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_outer_product_energy_and_its_gradients(monkeypatch, chunk, ordered):
+    monkeypatch.setattr(losses, "CHUNK_ENTRIES", chunk)
+    g, left, right = leaves = products()
+    importance = torch.arange(13, 0, -1).double() / 13 if ordered else None
+    got = outer_product_energy(g, left, right, importance=importance)
+    atoms = torch.einsum("fd,fe->fde", left, right)
+    want = torch.stack(
+        [
+            torch.einsum("nf,fde->nde", g[:, :k], atoms[:k]).square().sum((1, 2)).mean()
+            for k in (range(1, 14) if ordered else [13])
+        ]
+    ).mean()
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * got, leaves), torch.autograd.grad(3 * want, leaves)
+    )
+
+
+def test_outer_product_energy_gradcheck_and_no_rows():
+    leaves = products(3, 2, 4)
+    assert torch.autograd.gradcheck(outer_product_energy, leaves)
+    assert float(outer_product_energy(leaves[0][:0], *leaves[1:])) == 0
+
+
+def test_outer_product_energy_refuses_other_shapes():
+    g, left, right = products()
+    with pytest.raises(ValueError, match=r"`coefficients` must have shape \(..., n_latents\)"):
+        outer_product_energy(g[:, 1:], left, right)
+    with pytest.raises(ValueError, match="`right` must have shape"):
+        outer_product_energy(g, left, right[1:])
+    with pytest.raises(ValueError, match="`importance` must have shape"):
+        outer_product_energy(g, left, right, importance=torch.ones(3))
+
+
+def test_hoyer_density_of_one_all_and_no_values():
+    one, all_equal = torch.zeros(4, 1), torch.full((4, 1), -3.0)
+    one[2] = 5.0
+    assert float(hoyer_density(one)) == pytest.approx(0.0, abs=1e-6)
+    assert float(hoyer_density(all_equal)) == pytest.approx(1.0)
+    assert float(hoyer_density(torch.zeros(4, 1))) == 0
+    both = torch.cat([one, all_equal], 1)
+    assert float(hoyer_density(both, weights=torch.tensor([1.0, 3.0]))) == pytest.approx(0.75)
+    for size in (1e-25, 1e25):
+        assert float(hoyer_density(size * both)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_hoyer_density_of_too_few_rows_is_zero(n_rows):
+    assert float(hoyer_density(torch.ones(n_rows, 3))) == 0
+
+
+def test_hoyer_density_has_gradients_also_where_a_latent_is_silent():
+    values = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double()
+    values[:, 1] = 0
+    values.requires_grad_()
+    (grad,) = torch.autograd.grad(hoyer_density(values), values)
+    assert bool(torch.isfinite(grad).all())
+    live = values.detach()[:, [0, 2]].requires_grad_()
+    assert torch.autograd.gradcheck(hoyer_density, live)

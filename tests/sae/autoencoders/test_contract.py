@@ -30,6 +30,14 @@ OPTIONS = {
     "multi_topk": [{}, {"k": 40}, {"multiple": 3, "multiple_weight": 0.0}, {"k": 15}],
     "transcoder": [{}, {"n_targets": 5}, {"skip_connection": True}, {"aux_coefficient": 0.0}],
     "crosscoder": [{}, {"widths": [3, 4]}, {"widths": [2, 2, 3], "selection": "topk"}],
+    "bilinear": [
+        {},
+        {"variant": "mixed"},
+        {"variant": "ordered", "density_coefficient": 0.0},
+        {"variant": "combined", "n_mixed": 3, "warmup_share": 0.0},
+        {"center": True},
+    ],
+    "bilinear_topk": [{}, {"k": 1}, {"k": 40}, {"aux_coefficient": 0.0}, {"k_aux": 3}],
     "hierarchical_topk": [{}, {"budgets": [1, 4], "weights": [0.125, 1.0]}, {"budgets": [2]}],
 }
 CASES = [(name, options) for name in AUTOENCODERS for options in OPTIONS[name]]

@@ -41,3 +41,12 @@ def test_gradients_are_not_asked_for() -> None:
 def test_integers_are_refused() -> None:
     with pytest.raises(TypeError, match="`W_dec` must be a floating tensor; got dtype int64"):
         nearest_latents(torch.ones(3, 3, dtype=torch.long))
+
+
+def test_atoms_that_are_products_of_rows() -> None:
+    left, right = torch.randn(9, 4), torch.randn(9, 4)
+    atoms = torch.einsum("fd,fe->fde", left, right).flatten(1)
+    latents, cosines = nearest_latents(left, n=3, right=right, chunk_size=4)
+    wanted_latents, wanted = nearest_latents(atoms, n=3)
+    assert torch.equal(latents, wanted_latents)
+    torch.testing.assert_close(cosines, wanted)

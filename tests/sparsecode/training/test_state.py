@@ -56,7 +56,7 @@ def step(state: TrainState, n: int) -> None:
         state.rows += 4
 
 
-@pytest.mark.parametrize("optimizer", ["row_adam", "adam"])
+@pytest.mark.parametrize("optimizer", ["row_adam", "adam", "muon"])
 def test_a_restored_state_goes_on_bit_for_bit(optimizer):
     state = new_state(optimizer)
     step(state, 3)
