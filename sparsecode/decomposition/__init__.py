@@ -4,5 +4,8 @@ from sparsecode.decomposition.dictionary_learning import DictionaryLearning as D
 from sparsecode.decomposition.masked_dictionary import (
     MaskedDictionaryLearning as MaskedDictionaryLearning,
 )
+from sparsecode.decomposition.predictive import (
+    PredictiveSparseDecomposition as PredictiveSparseDecomposition,
+)
 from sparsecode.decomposition.sparse_coder import SparseCoder as SparseCoder
 from sparsecode.decomposition.sparse_pca import SparsePCA as SparsePCA
