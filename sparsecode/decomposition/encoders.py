@@ -96,9 +96,9 @@ class LISTA(AbstractEncoder):
 class ALISTA(AbstractEncoder):
     """Unrolled iterative soft thresholding of which only steps and thresholds are learned.
 
-    ``z <- h(z + gamma_k (x - z D) V^T)``, h a soft threshold ``theta_k``: two numbers a layer. V has
-    the smallest coherence with the dictionary among matrices with ``v_j . d_j = 1``, in the sense of
-    the Frobenius norm of ``V D^T``: ``v_j = M^-1 d_j / (d_j . M^-1 d_j)`` with ``M = D^T D``.
+    ``z <- h(z + gamma_k (x - z D) V^T)``, h a soft threshold ``theta_k``: two numbers a layer.
+    Among matrices with ``v_j . d_j = 1``, V is the one of smallest ``||V D^T||_F``, the least
+    coherent one: ``v_j = M^-1 d_j / (d_j . M^-1 d_j)`` with ``M = D^T D``.
 
     Parameters
     ----------

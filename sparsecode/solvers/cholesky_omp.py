@@ -15,11 +15,11 @@ MOST_GRAM_ATOMS = 4096  # with more, the Gram matrix of the dictionary is not ma
 class Picks:
     """Atoms chosen for each row, and what came of it."""
 
-    chosen_NK: Tensor
-    """Ids of atoms."""
-    values_NK: Tensor
-    """Their least squares values; 0 where a row needed fewer."""
-    sound_N: Tensor
+    chosen: Tensor
+    """Ids of atoms, (N, K)."""
+    values: Tensor
+    """Their least squares values, (N, K); 0 where a row needed fewer."""
+    sound: Tensor
     """Whether rounding cannot have harmed a row; others must be solved with more care."""
     n_done: int
     """Atoms of the row that took most."""
@@ -28,7 +28,7 @@ class Picks:
 def cholesky_omp(x_ND: Tensor, dictionary_FD: Tensor, n_steps: int, tol: float) -> Picks:
     """Choose atoms by orthogonal matching pursuit with the normal equations of the chosen atoms.
 
-    Squares the condition of the chosen atoms, in exchange for touching few numbers; `Picks.sound_N`
+    Squares the condition of the chosen atoms, in exchange for touching few numbers; `Picks.sound`
     says which rows are too badly conditioned, or too well explained, for that.
 
     References
@@ -45,9 +45,9 @@ def cholesky_omp(x_ND: Tensor, dictionary_FD: Tensor, n_steps: int, tol: float) 
         _picks(rows, dictionary_FD, gram_FF, n_steps, tol) for rows in x_ND.split(max(step, 1))
     ]
     return Picks(
-        torch.cat([part.chosen_NK for part in parts]),
-        torch.cat([part.values_NK for part in parts]),
-        torch.cat([part.sound_N for part in parts]),
+        torch.cat([part.chosen for part in parts]),
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.sound for part in parts]),
         max(part.n_done for part in parts),
     )
 

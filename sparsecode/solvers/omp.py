@@ -27,10 +27,10 @@ class OMP(AbstractSolver):
 
     Notes
     -----
-    Rows are solved with the inverse Cholesky factor of the chosen atoms' Gram matrix. Where rounding
-    could show (atoms that nearly depend on each other, rows explained almost exactly, and hidden
-    entries), an orthonormal basis of the chosen atoms takes its place (Gram-Schmidt, done twice),
-    which does not square their condition. Atoms that tie go to the lower index.
+    Rows are solved with the inverse Cholesky factor of the chosen atoms' Gram matrix. Where
+    rounding could show (atoms that nearly depend on each other, rows explained almost exactly, and
+    hidden entries), an orthonormal basis of the chosen atoms takes its place (Gram-Schmidt, done
+    twice), which does not square their condition. Atoms that tie go to the lower index.
 
     References
     ----------
@@ -57,8 +57,8 @@ class OMP(AbstractSolver):
         if isinstance(problem.datafit, MaskedQuadratic):
             return self._careful(problem, n_steps)
         picks = cholesky_omp(problem.x, problem.dictionary, n_steps, self.tol)
-        chosen_NK, values_NK, n_done = picks.chosen_NK, picks.values_NK, picks.n_done
-        careful = (~picks.sound_N).nonzero().flatten()
+        chosen_NK, values_NK, n_done = picks.chosen, picks.values, picks.n_done
+        careful = (~picks.sound).nonzero().flatten()
         if len(careful):
             again = self._careful(problem.rows(careful), n_steps)
             chosen_NK[careful], values_NK[careful] = again.codes.indices, again.codes.values

@@ -57,5 +57,5 @@ def test_float32_and_arrays() -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (6, 6), (1, 1), (0, 4)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="`dictionary` must have shape .*D a power of two"):
+    with pytest.raises(ValueError, match=r"`dictionary` must have shape .*D a power of two"):
         butterfly(torch.zeros(shape))

@@ -89,7 +89,7 @@ def test_outlying_rows_do_not_spoil_the_parts(weights: Any) -> None:
 
 
 def test_bad_features_can_be_weighted_down() -> None:
-    X, codes, _ = planted()
+    X, _, _ = planted()
     X[:, 3] = 5 * np.random.default_rng(2).random(200)
     model = RobustSparseNMF(4, weights="correntropy", weight_axis="features", max_iter=1000).fit(X)
     assert model.weights_.shape == (20,)
@@ -131,7 +131,7 @@ def test_csr_tensors_pickles_and_repeats(X: np.ndarray) -> None:
 
 def test_what_is_refused(X: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"Negative values in data passed .*; got -1"):
-        RobustSparseNMF().fit(np.where(X == X.max(), -1.0, X))
+        RobustSparseNMF().fit(np.where(X.max() == X, -1.0, X))
     with pytest.raises(ValueError, match=r"`graph` must be None, an int, .*got shape \(3, 3\)"):
         RobustSparseNMF(graph=np.eye(3)).fit(X)
     wrong: Any = "huber"
