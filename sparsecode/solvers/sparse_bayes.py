@@ -88,8 +88,9 @@ class SparseBayes(AbstractSolver):
         posterior = (_Exact if self.method == "exact" else _Messages)(dictionary_FD)
         tiny = torch.finfo(x_ND.dtype).tiny
         power_N1 = x_ND.square().mean(1, keepdim=True).clamp(min=tiny)
-        learn = self.noise is None
-        noise_N1 = START_NOISE * power_N1 if learn else torch.full_like(power_N1, self.noise**2)
+        noise_N1 = START_NOISE * power_N1
+        if self.noise is not None:
+            noise_N1 = torch.full_like(power_N1, self.noise**2)
         ids, z_NF = torch.arange(len(x_ND), device=x_ND.device), posterior.start(x_ND)[0]
         state = (x_ND, noise_N1, torch.ones_like(z_NF) * power_N1, *posterior.start(x_ND))
         stop_N, done = torch.full_like(x_ND[:, 0], math.inf), 0
@@ -104,7 +105,7 @@ class SparseBayes(AbstractSolver):
             size = mean.norm(dim=1).clamp(min=tiny)
             stop_N[ids] = (mean - z_NF[ids]).norm(dim=1) / size
             z_NF[ids], done = mean, done + 1
-            if learn:
+            if self.noise is None:
                 well = (1 - variance / gamma).sum(1, keepdim=True)  # parameters that are determined
                 left = (x - mean @ dictionary_FD).square().sum(1, keepdim=True)
                 noise = ((left + noise * well) / x.shape[1]).clamp(min=1e-10 * power_N1[ids])
