@@ -46,3 +46,8 @@ class AtomSums:
             if float(norm) > 0:
                 atoms[j] = best / norm
         self.atoms_FD = atoms
+
+    def replace(self, atoms: Tensor, rows_MD: Tensor) -> None:
+        """Set some atoms, and forget the codes that they had."""
+        self.atoms_FD = self.atoms_FD.index_copy(0, atoms, rows_MD)
+        self.codes_FF[atoms], self.codes_FF[:, atoms], self.rows_FD[atoms] = 0, 0, 0

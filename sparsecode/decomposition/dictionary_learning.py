@@ -1,5 +1,6 @@
 """DictionaryLearning: atoms and sparse codes in turn, in batches or online."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sparsecode.decomposition.atoms import AtomSums
 from sparsecode.decomposition.rows import decoded, read_rows, written
 from sparsecode.decomposition.sparse_coder import default_solver
 from sparsecode.penalties import L1, AbstractPenalty, UnitNorm
-from sparsecode.solvers import AbstractSolver
+from sparsecode.solvers import AbstractSolver, NotConvergedWarning, SolverResult
 
 DEFAULT_ALPHA = 1.0
 
@@ -22,10 +23,11 @@ DEFAULT_ALPHA = 1.0
 class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Learn atoms of unit norm whose sparse sums are the rows.
 
-    Minimizes ``sum_n 1/2 ||x_n - z_n D||^2 + penalty(z_n)`` over codes and atoms of norm at most 1,
-    online: each batch is coded with the atoms of the moment, its products are added to running
-    sums, and every atom in turn is set to its best value under these. What came before the last
-    pass fades out, so that the dictionary does not stay with its first, poor codes.
+    Minimizes ``sum_n 1/2 ||x_n - z_n D||^2 + penalty(z_n)`` over codes and atoms of norm 1, online:
+    each batch is coded with the atoms of the moment, its products are added to running sums, and
+    every atom in turn is set to its best value under these. What came before the last pass fades
+    out, so that the dictionary does not stay with its first, poor codes. An atom that no row of a
+    pass used becomes one of the rows that were explained worst.
 
     Parameters
     ----------
@@ -149,10 +151,15 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         for _ in range(max_epochs):
             before, fresh = self._sums.atoms_FD.clone(), len(rows)
             order = torch.randperm(len(rows), generator=generator).to(rows.device)
-            total = sum(self._learn(rows[ids], fresh) for ids in order.split(self._batch(rows)))
-            errors.append(total / len(rows))
+            record = _Pass(self._sums.atoms_FD)
+            for ids in order.split(self._batch(rows)):
+                self._learn(rows[ids], fresh, record)
+            errors.append(record.total / len(rows))
             if (self._sums.atoms_FD - before).norm() <= tol * before.norm():
                 break
+            if len(errors) < max_epochs:
+                record.replace_unused(self._sums)
+        record.warn_of_missed(len(rows))
         return self._keep(errors)
 
     def partial_fit(self, X: Any, y: Any = None) -> "DictionaryLearning":
@@ -177,8 +184,11 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if not known:
             self._begin(rows)
         rows = rows.to(self._sums.atoms_FD)
-        total = sum(self._learn(part, None) for part in rows.split(self._batch(rows)))
-        return self._keep([*vars(self).get("error_", []), total / len(rows)])
+        record = _Pass(self._sums.atoms_FD)
+        for part in rows.split(self._batch(rows)):
+            self._learn(part, None, record)
+        record.warn_of_missed(len(rows))
+        return self._keep([*vars(self).get("error_", []), record.total / len(rows)])
 
     def transform(self, X: Any) -> Any:
         """Return the codes of `X`.
@@ -264,15 +274,16 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self._sums = AtomSums(UnitNorm().prox(atoms, 1.0), nonnegative=bool(self.nonnegative))
         return generator
 
-    def _learn(self, rows: Tensor, memory: int | None) -> float:
-        """Code a batch, update the atoms; return the objective summed over the batch."""
+    def _learn(self, rows: Tensor, memory: int | None, record: "_Pass") -> None:
+        """Code a batch and update the atoms."""
         solver, penalty = self._method()
         if self._root is not None:
             rows = rows @ self._root
-        result = solver.solve(rows, self._sums.atoms_FD, penalty=penalty)
-        self._sums.add(result.codes.to_dense(), rows, memory)
+        result = solver.solve(rows, self._sums.atoms_FD, penalty=penalty, warn=False)
+        codes_NF = result.codes.to_dense()
+        record.add(rows, codes_NF, result)
+        self._sums.add(codes_NF, rows, memory)
         self._sums.update_atoms()
-        return float(result.objective.sum())
 
     def _keep(self, errors: list[float]) -> "DictionaryLearning":
         atoms = self._sums.atoms_FD
@@ -281,6 +292,43 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.components_ = atoms.cpu().numpy().copy()
         self.error_, self.n_iter_ = np.array(errors), len(errors)
         return self
+
+
+class _Pass:
+    """What a pass over the rows leaves: its objective, unused atoms, and rows explained worst."""
+
+    def __init__(self, atoms_FD: Tensor) -> None:
+        self.total, self.missed = 0.0, 0
+        self.used_F = torch.zeros_like(atoms_FD[:, 0], dtype=torch.bool)
+        self.worst_MD, self.objective_M = atoms_FD[:0], atoms_FD[:0, 0]
+
+    def add(self, rows_ND: Tensor, codes_NF: Tensor, result: SolverResult) -> None:
+        """Count a batch."""
+        self.total += float(result.objective.sum())
+        self.missed += int((~result.converged).sum())
+        self.used_F |= (codes_NF != 0).any(0)
+        objective = torch.cat([self.objective_M, result.objective])
+        best = objective.topk(min(len(objective), len(self.used_F)))
+        self.worst_MD = torch.cat([self.worst_MD, rows_ND])[best.indices]
+        self.objective_M = best.values
+
+    def replace_unused(self, sums: AtomSums) -> None:
+        """Set atoms that no row used to the rows that were explained worst."""
+        unused = (~self.used_F).nonzero().flatten()[: len(self.worst_MD)]
+        rows_MD = self.worst_MD[: len(unused)]
+        rows_MD = rows_MD.clamp(min=0) if sums.nonnegative else rows_MD
+        kept = rows_MD.abs().amax(1) > 0
+        sums.replace(unused[kept], UnitNorm().prox(rows_MD[kept], 1.0))
+
+    def warn_of_missed(self, n_rows: int) -> None:
+        """Warn if the codes of the last pass were not found to the tolerance."""
+        if self.missed:
+            warnings.warn(
+                f"The codes of {self.missed} of {n_rows} rows did not converge in the last pass. "
+                "Give a `solver` with a higher `max_iter` or `tol`.",
+                NotConvergedWarning,
+                stacklevel=3,
+            )
 
 
 def _square_root(metric: Any, rows: Tensor) -> Tensor:

@@ -235,11 +235,13 @@ def _step(
     known_ND = ~x_ND.isnan()
     datafit = MaskedQuadratic(known_ND[:, seen]) if not bool(known_ND.all()) else None
     codes = solver.solve(x_ND[:, seen], atoms.detach()[:, seen], datafit=datafit).codes.to_dense()
-    scored_ND = known_ND.clone()
-    if len(seen) < x_ND.shape[1]:
-        scored_ND[:, seen] = False
-    error = (codes @ atoms - x_ND).where(scored_ND, 0.0).square().sum()
-    n_scored = int(scored_ND.sum())
+    scored = torch.ones_like(known_ND[0])
+    if len(seen) < len(scored):
+        scored[seen] = False
+    scored = scored.nonzero().flatten()
+    known_NS = known_ND[:, scored]
+    error = (codes @ atoms[:, scored] - x_ND[:, scored]).where(known_NS, 0.0).square().sum()
+    n_scored = int(known_NS.sum())
     if n_scored == 0:
         return 0.0, 0
     optimizer.zero_grad()

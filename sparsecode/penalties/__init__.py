@@ -9,6 +9,7 @@ from sparsecode.penalties.constraints import Simplex as Simplex
 from sparsecode.penalties.constraints import UnitNorm as UnitNorm
 from sparsecode.penalties.elastic_net import ElasticNet as ElasticNet
 from sparsecode.penalties.group import GroupL21 as GroupL21
+from sparsecode.penalties.k_support import GroupKSupport as GroupKSupport
 from sparsecode.penalties.l0 import L0 as L0
 from sparsecode.penalties.l0 import TopKBall as TopKBall
 from sparsecode.penalties.l1 import L1 as L1

@@ -11,3 +11,4 @@ from sparsecode.solvers.ista import ISTA as ISTA
 from sparsecode.solvers.matching_pursuit import MatchingPursuit as MatchingPursuit
 from sparsecode.solvers.null_space_tuning import NullSpaceTuning as NullSpaceTuning
 from sparsecode.solvers.omp import OMP as OMP
+from sparsecode.solvers.sparse_bayes import SparseBayes as SparseBayes

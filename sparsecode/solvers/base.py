@@ -100,6 +100,7 @@ class AbstractSolver(ABC):
         penalty: AbstractPenalty | None = None,
         datafit: AbstractDatafit | None = None,
         start: SparseCodes | Tensor | None = None,
+        warn: bool = True,
     ) -> SolverResult:
         """Return codes that make datafit plus penalty small.
 
@@ -118,6 +119,8 @@ class AbstractSolver(ABC):
             None means `Quadratic`.
         start : SparseCodes or Tensor of shape (N, F), or None, default=None
             Codes to begin with, for a solver that iterates on codes; None means zeros.
+        warn : bool, default=True
+            Whether to warn, once, when rows did not converge; `SolverResult.converged` always says.
 
         Returns
         -------
@@ -140,7 +143,7 @@ class AbstractSolver(ABC):
             parts = [self._solve(problem.rows(span)) for span in spans]
         result = parts[0] if len(parts) == 1 else _joined(parts)
         missed = int((~result.converged).sum())
-        if missed:
+        if missed and warn:
             worst = float(result.stop_value.max())
             warnings.warn(
                 f"`{type(self).__name__}` did not converge on {missed} of {n_rows} rows in "

@@ -1,12 +1,16 @@
 """Coordinate descent with working sets, on all rows at once."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from sparsecode._checks import check_float, check_int
-from sparsecode.penalties import CoordinateSeparable, Subdifferentiable
+from sparsecode.penalties import L1, CoordinateSeparable, Subdifferentiable
+from sparsecode.solvers.active_sets import lasso_by_active_sets
 from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult, codes_of
 
+MOST_GRAM_ATOMS = 4096  # with more, the Gram matrix of the dictionary is not made
 SWEEPS = 20  # over a working set before the other coordinates are looked at again
 
 
@@ -14,7 +18,8 @@ class CoordinateDescent(AbstractSolver):
     """Minimize over one coordinate of all rows after the other.
 
     Visits the coordinates that violate the optimality condition in some row, or are active in one,
-    until these are optimal; then looks for others. The objective never rises.
+    until these are optimal; then looks for others. With `L1`, each row has a working set of its
+    own, and sweeps alternate with Newton steps on the active coordinates. The objective never rises.
 
     Parameters
     ----------
@@ -28,7 +33,9 @@ class CoordinateDescent(AbstractSolver):
     ----------
     Friedman, Hastie & Tibshirani (2010), "Regularization paths for generalized linear models via
     coordinate descent". Bertrand et al. (2022), "Beyond l1: faster and better sparse models with
-    skglm", algorithm 1. Differs from it in: no extrapolation; one working set for all rows.
+    skglm", algorithm 1. Differs from it in: no extrapolation; one working set for all rows, except
+    with `L1`. Lee, Battle, Raina & Ng (2006), "Efficient sparse coding algorithms", for the Newton
+    steps.
 
     Examples
     --------
@@ -46,6 +53,25 @@ class CoordinateDescent(AbstractSolver):
         self.tol = check_float("tol", tol, low=0.0)
 
     def _solve(self, problem: Problem) -> SolverResult:
+        penalty, n_atoms = problem.penalty, len(problem.dictionary)
+        if not isinstance(penalty, L1) or penalty.alpha == 0 or not 0 < n_atoms <= MOST_GRAM_ATOMS:
+            return self._on_all_rows(problem, self.max_iter)
+        found = lasso_by_active_sets(
+            problem.x, problem.dictionary, penalty.alpha, problem.first(), self.tol, self.max_iter
+        )
+        z_NF, stop_N, done = found.codes, found.stop_value, found.n_sweeps
+        left = (stop_N > self.tol).nonzero().flatten()
+        if len(left) and done < self.max_iter:
+            rest = replace(problem, start=z_NF).rows(left)
+            again = self._on_all_rows(rest, self.max_iter - done)
+            z_NF[left], stop_N[left] = again.codes.to_dense(), again.stop_value
+            done += again.n_iter
+        return SolverResult(
+            codes_of(z_NF), problem.objective(z_NF), stop_N, done, stop_N <= self.tol
+        )
+
+    def _on_all_rows(self, problem: Problem, max_iter: int) -> SolverResult:
+        """Sweep over coordinates that are open in any row."""
         penalty = problem.penalty
         assert isinstance(penalty, Subdifferentiable)
         z_FN = problem.first().T.contiguous()
@@ -58,11 +84,11 @@ class CoordinateDescent(AbstractSolver):
             gradient = -problem.dictionary @ residual_DN
             distance = penalty.subdiff_distance(z_FN, gradient) / scale_N
             stop_N = distance.amax(0)
-            if bool((stop_N <= self.tol).all()) or done >= self.max_iter:
+            if bool((stop_N <= self.tol).all()) or done >= max_iter:
                 break
             open_F = ((distance > self.tol / 2) | (z_FN != 0)).any(1)
             working = [j for j in open_F.nonzero().flatten().tolist() if norms_F[j] > 0]
-            done += self._sweeps(problem, working, norms_F, z_FN, residual_DN, scale_N, done)
+            done += self._sweeps(problem, working, norms_F, z_FN, residual_DN, scale_N, max_iter - done)
         z_NF = z_FN.T
         return SolverResult(
             codes_of(z_NF), problem.objective(z_NF), stop_N, done, stop_N <= self.tol
@@ -76,7 +102,7 @@ class CoordinateDescent(AbstractSolver):
         z_FN: Tensor,
         residual_DN: Tensor,
         scale_N: Tensor,
-        done: int,
+        most: int,
     ) -> int:
         """Sweep over a working set, updating codes and residuals; return how often."""
         assert problem.penalty is not None
@@ -89,6 +115,6 @@ class CoordinateDescent(AbstractSolver):
                 residual_DN.addr_(atom, change, alpha=-1)
                 z_FN[j] += change
                 largest = torch.maximum(largest, change.abs() * norms_F[j])
-            if done + sweep >= self.max_iter or bool((largest <= self.tol / 2 * scale_N).all()):
+            if sweep >= most or bool((largest <= self.tol / 2 * scale_N).all()):
                 return sweep
         return SWEEPS

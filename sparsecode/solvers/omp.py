@@ -6,7 +6,9 @@ from torch import Tensor
 from sparsecode._checks import check_float, check_int
 from sparsecode.codes import SparseCodes
 from sparsecode.datafits import MaskedQuadratic, Quadratic
+from sparsecode.ops.decode import decode
 from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult
+from sparsecode.solvers.cholesky_omp import cholesky_omp
 
 
 class OMP(AbstractSolver):
@@ -25,9 +27,10 @@ class OMP(AbstractSolver):
 
     Notes
     -----
-    Keeps an orthonormal basis of the chosen atoms of each row (a QR factorization by Gram-Schmidt,
-    done twice), which is the Cholesky factor of their Gram matrix without squaring its condition;
-    no Gram matrix of the dictionary is made. Atoms that tie go to the lower index.
+    Rows are solved with the inverse Cholesky factor of the chosen atoms' Gram matrix. Where
+    rounding could show (atoms that nearly depend on each other, rows explained almost exactly, and
+    hidden entries), an orthonormal basis of the chosen atoms takes its place (Gram-Schmidt, done
+    twice), which does not square their condition. Atoms that tie go to the lower index.
 
     References
     ----------
@@ -49,9 +52,26 @@ class OMP(AbstractSolver):
         self.tol = check_float("tol", tol, low=0.0)
 
     def _solve(self, problem: Problem) -> SolverResult:
-        dictionary_FD = problem.dictionary
-        n_atoms, n_features = dictionary_FD.shape
+        n_atoms, n_features = problem.dictionary.shape
         n_steps = min(self.n_nonzero, n_atoms, n_features)
+        if isinstance(problem.datafit, MaskedQuadratic):
+            return self._careful(problem, n_steps)
+        picks = cholesky_omp(problem.x, problem.dictionary, n_steps, self.tol)
+        chosen_NK, values_NK, n_done = picks.chosen, picks.values, picks.n_done
+        careful = (~picks.sound).nonzero().flatten()
+        if len(careful):
+            again = self._careful(problem.rows(careful), n_steps)
+            chosen_NK[careful], values_NK[careful] = again.codes.indices, again.codes.values
+            n_done = max(n_done, again.n_iter)
+        codes = SparseCodes._trusted(values_NK, chosen_NK.where(values_NK != 0, 0), n_atoms)
+        error_N = (problem.x - decode(codes, problem.dictionary)).square().sum(1)
+        converged = torch.ones_like(error_N, dtype=torch.bool)
+        return SolverResult(codes, error_N / 2, error_N, n_done, converged)
+
+    def _careful(self, problem: Problem, n_steps: int) -> SolverResult:
+        """Solve with an orthonormal basis of the chosen atoms of each row."""
+        dictionary_FD, n_atoms = problem.dictionary, len(problem.dictionary)
+        n_features = dictionary_FD.shape[1]
         mask = problem.datafit.mask if isinstance(problem.datafit, MaskedQuadratic) else None
         residual_ND = problem.x if mask is None else problem.x * mask
         n_rows = len(residual_ND)

@@ -13,7 +13,7 @@ from sparsecode.datasets import make_sparse_data
 from sparsecode.decomposition import DictionaryLearning
 from sparsecode.metrics import recovery_error
 from sparsecode.penalties import CEL0, L1
-from sparsecode.solvers import FISTA, OMP
+from sparsecode.solvers import FISTA, OMP, NotConvergedWarning
 
 FAST: Any = {"solver": OMP(2), "max_epochs": 2}
 
@@ -55,6 +55,7 @@ def objective(atoms: np.ndarray, X: np.ndarray, alpha: float) -> float:
     return float(FISTA().solve(x, dictionary, penalty=L1(alpha)).objective.mean())
 
 
+@pytest.mark.filterwarnings("ignore:Objective did not converge")  # scikit-learn's own lasso
 def test_the_objective_of_scikit_learn_is_reached(X: np.ndarray) -> None:
     theirs = MiniBatchDictionaryLearning(
         16, alpha=0.1, max_iter=50, batch_size=64, fit_algorithm="cd", random_state=0
@@ -104,6 +105,20 @@ def test_partial_fit_goes_on(X: np.ndarray) -> None:
     )
     with pytest.raises(ValueError, match="11 features, but DictionaryLearning is expecting 12"):
         model.partial_fit(X[:, 1:])
+
+
+def test_atoms_that_no_row_uses_are_replaced(X: np.ndarray) -> None:
+    init = np.tile(np.eye(12)[:1], (16, 1))  # OMP never takes a copy of the first
+    model = DictionaryLearning(16, init=init, solver=OMP(2), max_epochs=8, tol=0.0).fit(X)
+    assert (model.transform(X) != 0).any(0).all()
+    assert model.error_[-1] < 0.5 * model.error_[0]
+
+
+def test_rows_that_did_not_converge_are_told_once(X: np.ndarray) -> None:
+    slow = DictionaryLearning(16, solver=FISTA(max_iter=2), penalty=L1(0.01), batch_size=20)
+    with pytest.warns(NotConvergedWarning, match="codes of 200 of 200 rows did not") as caught:
+        slow.set_params(max_epochs=2).fit(X)
+    assert len(caught) == 1
 
 
 def test_a_metric_serves_what_it_measures() -> None:

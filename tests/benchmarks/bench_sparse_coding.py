@@ -1,0 +1,164 @@
+"""Sparse coding and dictionary learning against scikit-learn's, to the same objective.
+
+1,972 patches of 12 x 12 pixels of scikit-learn's two sample images, mean removed, in a dictionary
+of 512 other patches (of random smooth surfaces where Pillow is missing). Codes are judged by
+functions that know none of the contenders: OMP by its squared error, the lasso by its objective.
+Dictionaries of 128 atoms are judged by the lasso objective of rows that none has seen.
+
+A time stands only beside an objective that is no worse than scikit-learn's, up to `TOLERANCE`.
+Contenders run in turn, in one process, and the best of several runs counts, of wall time and of
+processor time; ratios are scikit-learn's time to ours, above 1 is faster than it. The last rows
+give the memory of ten times as many rows beyond what their codes take.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.decomposition import MiniBatchDictionaryLearning, sparse_encode
+
+from sparsecode.decomposition import DictionaryLearning, SparseCoder
+from sparsecode.penalties import L1
+from sparsecode.solvers import FISTA, OMP, CoordinateDescent
+from sparsecode.testing import max_new_bytes
+
+ROWS, ATOMS, SIDE = 1972, 512, 12
+N_NONZERO, LEARNED = 10, 128
+TOLERANCE = 1e-4
+ALPHA = 1.0  # of patches of variance 1: about 16 of 512 atoms are active
+
+
+def patches(n_rows: int) -> np.ndarray:
+    """Return patches of unit variance without their means."""
+    rng = np.random.default_rng(0)
+    try:
+        from sklearn.datasets import load_sample_images
+
+        images = [image.mean(2) for image in load_sample_images().images]
+    except ImportError:
+        images = [rng.normal(size=(400, 600)).cumsum(0).cumsum(1) for _ in range(2)]
+    windows = [np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE)) for image in images]
+    flat = [window.reshape(-1, SIDE, SIDE) for window in windows]
+    picked = [part[rng.choice(len(part), n_rows // 2 + 1, replace=False)] for part in flat]
+    rows = np.concatenate(picked).reshape(-1, SIDE * SIDE)
+    rows = rows - rows.mean(1, keepdims=True)
+    return rng.permutation(rows / rows.std())[:n_rows]
+
+
+def lasso_objective(
+    X: np.ndarray, dictionary: np.ndarray, codes: np.ndarray, alpha: float
+) -> float:
+    """Return the mean lasso objective of a row."""
+    error = np.square(X - codes @ dictionary).sum() / 2
+    return float(error + alpha * np.abs(codes).sum()) / len(X)
+
+
+def _best(work: Callable[[], object], repeats: int) -> tuple[float, float, object]:
+    walls, cpus, result = [], [], None
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = work()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return min(walls), min(cpus), result
+
+
+def _row(case: str, name: str, ours: tuple, theirs: tuple, target: float, wanted: float) -> dict:
+    (wall, cpu, reached), (their_wall, their_cpu, best) = ours, theirs
+    row = {"case": case, "name": name, "objective": reached, "scikit-learn": best}
+    if reached > best * (1 + target):
+        return row | {"status": "WRONG: ours is higher"}
+    row |= {"ms": wall * 1e3, "cpu_ms": cpu * 1e3, "sklearn_ms": their_wall * 1e3}
+    ratio = max(their_wall / wall, their_cpu / cpu)
+    row |= {"ratio": their_wall / wall, "cpu_ratio": their_cpu / cpu, "wanted": wanted}
+    return row | {"status": "ok" if ratio >= wanted else "slower than wanted"}
+
+
+def _encoding(X: np.ndarray, dictionary: np.ndarray, device: str, repeats: int) -> list[dict]:
+    rows = []
+    case = f"{len(X)} x {len(dictionary)}, {X.dtype}"
+
+    def judged(run: tuple, alpha: float) -> tuple:
+        wall, cpu, codes = run
+        return wall, cpu, lasso_objective(X, dictionary, np.asarray(codes), alpha)
+
+    coder = SparseCoder(dictionary, solver=OMP(N_NONZERO), device=device).fit(X)
+    settings = {"algorithm": "omp", "n_nonzero_coefs": N_NONZERO}
+    theirs = judged(_best(partial(sparse_encode, X, dictionary, **settings), repeats), 0.0)
+    ours = judged(_best(partial(coder.transform, X), 3 * repeats), 0.0)
+    rows.append(_row(case, f"OMP({N_NONZERO})", ours, theirs, TOLERANCE, 15))
+    settings = {"algorithm": "lasso_cd", "alpha": ALPHA}
+    theirs = judged(_best(partial(sparse_encode, X, dictionary, **settings), repeats), ALPHA)
+    for solver in (CoordinateDescent(tol=1e-3), FISTA(tol=1e-3)):
+        coder = SparseCoder(dictionary, penalty=L1(ALPHA), solver=solver, device=device).fit(X)
+        ours = judged(_best(partial(coder.transform, X), repeats), ALPHA)
+        rows.append(_row(case, f"lasso, {type(solver).__name__}", ours, theirs, TOLERANCE, 10))
+    return rows
+
+
+def _learning(X: np.ndarray, test: np.ndarray, device: str, smoke: bool) -> list[dict]:
+    n_atoms, alpha = (8 if smoke else LEARNED), ALPHA
+    case = f"learning {n_atoms} atoms from {len(X)} rows"
+
+    def judged(run: tuple) -> tuple:
+        wall, cpu, model = run
+        atoms = torch.from_numpy(model.components_)
+        solved = CoordinateDescent(tol=1e-4).solve(torch.from_numpy(test), atoms, penalty=L1(alpha))
+        return wall, cpu, float(solved.objective.mean())
+
+    ours = judged(
+        _best(
+            lambda: DictionaryLearning(
+                n_atoms,
+                penalty=L1(alpha),
+                solver=CoordinateDescent(tol=1e-2),
+                max_epochs=3,
+                tol=0.0,
+                device=device,
+            ).fit(X),
+            2,
+        )
+    )
+    rows = []
+    for algorithm in ("lars", "cd"):
+        peer = MiniBatchDictionaryLearning(
+            n_atoms,
+            alpha=alpha,
+            fit_algorithm=algorithm,
+            max_iter=1 if smoke else 3,
+            random_state=0,
+        )
+        theirs = judged(_best(lambda peer=peer: peer.fit(X), 1))
+        rows.append(_row(case, f"against {algorithm}", ours, theirs, 1e-2, 5))
+    return rows
+
+
+def _memory(X: np.ndarray, dictionary: np.ndarray) -> list[dict]:
+    """Return the peak beyond codes of rows, for these rows and for ten times as many."""
+    atoms, rows = torch.from_numpy(dictionary), []
+    for times in (4, 40):
+        many = torch.from_numpy(np.tile(X, (times, 1)))
+        held = many.shape[0] * N_NONZERO * 3 * 16 + many.shape[0] * 64  # codes, and their copies
+        new = max_new_bytes(lambda many=many: OMP(N_NONZERO).solve(many, atoms))
+        row = {"case": f"memory, {len(many)} rows", "name": "OMP", "peak_mb": new / 1e6}
+        rows.append(row | {"beyond_codes_mb": (new - held) / 1e6, "status": "ok"})
+    return rows
+
+
+def run(*, device: str, smoke: bool) -> list[dict]:
+    """Return a row per case and contender."""
+    n_rows, n_atoms = (60, 20) if smoke else (ROWS, ATOMS)
+    data = patches(2 * n_rows + n_atoms)
+    X, others, test = data[:n_rows], data[n_rows : n_rows + n_atoms], data[n_rows + n_atoms :]
+    dictionary = others / np.linalg.norm(others, axis=1, keepdims=True)
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, about convergence and dependent atoms
+        for dtype in (np.float64, np.float32):
+            parts = X.astype(dtype), dictionary.astype(dtype)
+            rows += _encoding(*parts, device, 1 if smoke else 3)
+        rows += _learning(X, test[:500], device, smoke)
+    return rows + _memory(X[: 60 if smoke else 200], dictionary)
