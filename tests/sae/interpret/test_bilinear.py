@@ -206,3 +206,31 @@ def test_a_form_by_hand():
     form = QuadraticForm(torch.tensor([3.0, -1.0]), torch.eye(2))
     assert form(torch.tensor([1.0, 2.0])) == -1.0
     assert form.coordinates(torch.tensor([[1.0, 2.0]]), 1).tolist() == [[1.0]]
+
+
+def spans_one_of(form: QuadraticForm, planes: torch.Tensor) -> bool:
+    cosines = torch.linalg.svdvals(torch.einsum("pid,jd->pij", planes, form.vectors[:2]))
+    energy = form.values.square()
+    return bool((cosines.amin(1) > 0.95).any() & (energy[:2].sum() > 0.8 * energy.sum()))
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 1.0])
+def test_planes_are_found_by_signed_groups_and_by_single_latents_if_sparse(coefficient):
+    """Circles in five planes; rows of the mixture alone never find one: they can be rotated."""
+    generator = torch.Generator().manual_seed(0)
+    planes = torch.linalg.qr(torch.randn(20, 10, generator=generator)).Q.T.reshape(5, 2, 20)
+    angle = 2 * torch.pi * torch.rand(3000, generator=generator)
+    which = torch.randint(0, 5, (3000,), generator=generator)
+    points = torch.stack([angle.cos(), angle.sin()], dim=1)
+    x = torch.einsum("np,npd->nd", points, planes[which])
+    x += 0.02 * torch.randn(3000, 20, generator=generator)
+    options = {"variant": "mixed", "n_mixed": 15, "density_coefficient": coefficient, "seed": 0}
+    model = sae.Bilinear(n_features=20, n_latents=60, **options)
+    sae.Trainer(model, x, sae.TrainConfig(batch_size=256, n_steps=500, lr=1e-2)).fit()
+    groups = [group_weights(model, latent) for latent in range(60)]
+    signed = sum(spans_one_of(group_form(model, weights), planes) for weights in groups)
+    unsigned = sum(spans_one_of(group_form(model, w.abs()), planes) for w in groups)
+    single = sum(spans_one_of(latent_form(model, latent), planes) for latent in range(60))
+    assert not any(spans_one_of(group_form(model, row), planes) for row in model.mixture.detach())
+    assert signed > unsigned
+    assert single > 50 if coefficient else single < 5
