@@ -61,9 +61,9 @@ class Bilinear(AbstractAutoencoder, ReconstructsProducts):
     ordered variant the first k. ``decode`` and ``forward`` return matrices of shape (..., D, D):
     fine for some rows, while training and `sae.evaluate` never make them. What `sae.evaluate`
     calls FVU is that of the products. The sign and the norm of a row cannot be had back. The
-    individual rows of the mixture mean nothing, since the loss depends on ``M^T M`` only. The density
-    is that of each part of a step, where `TrainConfig.accumulate` splits it. The paper trains with
-    Muon: ``TrainConfig(optimizer="muon")`` needs fewer steps than the default, which are slower.
+    individual rows of the mixture mean nothing, since the loss depends on ``M^T M`` only. The
+    density is that of each part of a step, where `TrainConfig.accumulate` splits it. The paper
+    trains with Muon: ``TrainConfig(optimizer="muon")`` takes fewer, slower steps than the default.
 
     References
     ----------
