@@ -88,7 +88,9 @@ class CoordinateDescent(AbstractSolver):
                 break
             open_F = ((distance > self.tol / 2) | (z_FN != 0)).any(1)
             working = [j for j in open_F.nonzero().flatten().tolist() if norms_F[j] > 0]
-            done += self._sweeps(problem, working, norms_F, z_FN, residual_DN, scale_N, max_iter - done)
+            done += self._sweeps(
+                problem, working, norms_F, z_FN, residual_DN, scale_N, max_iter - done
+            )
         z_NF = z_FN.T
         return SolverResult(
             codes_of(z_NF), problem.objective(z_NF), stop_N, done, stop_N <= self.tol
