@@ -38,8 +38,9 @@ FLAGS = {
     "train": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
         --heldout-fraction --help --hookpoint --join --k-anneal-share --k-start --latents
-        --log-every --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
-        --progress/--no-progress --resume --save-every --seed --steps --warmup-share -k""",
+        --log-every --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite
+        --precision --progress/--no-progress --resume --save-every --seed --steps
+        --warmup-share -k""",
     "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --join
         --json --max-rows --method --progress/--no-progress --split""",
     "report": """--debug --examples --help --hookpoint --join --max-rows --out
