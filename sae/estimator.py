@@ -380,19 +380,14 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return config, module.to(device).train()
 
     def _new_module(self, n_features: int, n_latents: int, seed: int) -> AbstractAutoencoder:
-        if self.architecture not in list(AUTOENCODERS):
-            served = sorted(name for name in AUTOENCODERS if not _has_target(name))
+        served = sorted(set(AUTOENCODERS) - {"transcoder"})  # which needs a target beside X
+        if self.architecture not in served:
             raise ValueError(
                 f"`architecture` must be one of {', '.join(map(repr, served))}; got "
                 f"{self.architecture!r}.{near_matches(str(self.architecture), served)}"
             )
         make = AUTOENCODERS[self.architecture]
         known = inspect.signature(make).parameters
-        if _has_target(self.architecture):
-            raise ValueError(
-                f"`architecture` must reconstruct its own input; {self.architecture!r} has another "
-                "target. Use sae.Trainer."
-            )
         options = {} if self.architecture_options is None else self.architecture_options
         if not isinstance(options, Mapping):
             kind = type(options).__name__
@@ -428,11 +423,6 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.module_ = task.folded().eval()
         self.n_iter_ = state.step
         return self
-
-
-def _has_target(architecture: str) -> bool:
-    """Whether an architecture predicts something else than its input."""
-    return "n_targets" in inspect.signature(AUTOENCODERS[architecture]).parameters
 
 
 def _weights_and_random(module: AbstractAutoencoder) -> dict[str, Tensor]:
