@@ -380,18 +380,14 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return config, module.to(device).train()
 
     def _new_module(self, n_features: int, n_latents: int, seed: int) -> AbstractAutoencoder:
-        if self.architecture not in list(AUTOENCODERS):
+        served = sorted(set(AUTOENCODERS) - {"transcoder"})  # which needs a target beside X
+        if self.architecture not in served:
             raise ValueError(
-                f"`architecture` must be one of {', '.join(map(repr, sorted(AUTOENCODERS)))}; got "
-                f"{self.architecture!r}.{near_matches(str(self.architecture), list(AUTOENCODERS))}"
+                f"`architecture` must be one of {', '.join(map(repr, served))}; got "
+                f"{self.architecture!r}.{near_matches(str(self.architecture), served)}"
             )
         make = AUTOENCODERS[self.architecture]
         known = inspect.signature(make).parameters
-        if "n_targets" in known:
-            raise ValueError(
-                f"`architecture` must reconstruct its own input; {self.architecture!r} has another "
-                "target. Use sae.Trainer."
-            )
         options = {} if self.architecture_options is None else self.architecture_options
         if not isinstance(options, Mapping):
             kind = type(options).__name__

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sae.autoencoders import AbstractAutoencoder, KSparse
+from sae.autoencoders import AbstractAutoencoder, KSparse, ReconstructsProducts
 from sparsecode import SparseCodes
 from sparsecode._checks import check_floating, check_int, check_last_dim
 
@@ -55,9 +55,9 @@ def matching_pursuit(model: AbstractAutoencoder, x: Tensor, *, k: int | None = N
     >>> int(codes.indices[0, 0]), round(float(codes.values[0, 0]), 3)
     (7, 3.0)
     """
-    if model.n_targets is not None or model.W_dec.shape != (model.n_latents, model.n_features):
+    if model.n_targets is not None or isinstance(model, ReconstructsProducts):
         raise NotImplementedError(
-            f"matching pursuit needs a decoder in the space of the input; that of "
+            "matching pursuit needs a decoder in the space of the input; that of "
             f"{type(model).__name__} is not. Use model.encode."
         )
     if k is None:

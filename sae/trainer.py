@@ -207,7 +207,9 @@ class Trainer:
             "n_features": self.rows.n_features,
             "fingerprint": self.rows.fingerprint,
         }
-        if isinstance(self.rows, (Cache, JoinedSource)):
+        if isinstance(self.rows, Cache) or (
+            isinstance(self.rows, JoinedSource) and self.rows.is_one_cache
+        ):
             data["hookpoint"] = self.rows.hookpoint
         return {
             "train": self.config.to_dict(),

@@ -111,6 +111,11 @@ class JoinedSource(AbstractSource):
         return JoinedSource([part.with_split(split, heldout_fraction) for part in self.parts])
 
     @property
+    def is_one_cache(self) -> bool:
+        """Whether all parts are hookpoints of one cache."""
+        return len({part.path.resolve() for part in self.parts}) == 1
+
+    @property
     def n_documents(self) -> int:
         """Number of documents in the caches."""
         return self.parts[0].n_documents

@@ -25,6 +25,15 @@ Hookpoint = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Join = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR",
+        help="A further cache of the same tokens, put beside the first, as for a crosscoder of "
+        "several models; repeated for several. Of several hookpoints in it, --hookpoint is taken.",
+        rich_help_panel=DATA,
+    ),
+]
 RunFolder = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="Folder that sae train wrote.", show_default=False),

@@ -14,6 +14,7 @@ from sae.cli.arguments import (
     DataPath,
     Debug,
     Hookpoint,
+    Join,
     RunFolder,
     examples,
 )
@@ -57,6 +58,7 @@ def evaluate(
     data: DataPath,
     *,
     hookpoint: Hookpoint = None,
+    join: Join = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=OTHER)
     ] = False,
@@ -71,7 +73,7 @@ def evaluate(
     """
     with sentences(debug, after_interrupt=this_command):
         stored = stored_config(run)
-        model, rows = load(run), open_data(data, hookpoint, stored)
+        model, rows = load(run), open_data(data, hookpoint, stored, join)
         fraction = stored.get("train", {}).get("heldout_fraction", 0.1)
         own, unseen = is_training_data(rows, stored), "heldout" if fraction else "all"
         if options["split"] == "auto" and (own or fraction == 0):

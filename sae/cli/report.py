@@ -14,6 +14,7 @@ from sae.cli.arguments import (
     PROGRESS,
     DataPath,
     Debug,
+    Join,
     RunFolder,
     examples,
 )
@@ -46,6 +47,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path(
         "report.html"
     ),
+    join: Join = None,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -55,7 +57,7 @@ def report(
     each with the text on which it is most active.
     """
     with sentences(debug, after_interrupt=this_command):
-        source = open_data(data, options.pop("hookpoint"), stored_config(run))
+        source = open_data(data, options.pop("hookpoint"), stored_config(run), join)
         written = pages.write(run, source, out, **options)
     size = f"{written.stat().st_size / 1e6:.1f} MB"
     print_table("Report", [("File", str(written)), ("Size", size)])

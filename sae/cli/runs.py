@@ -2,12 +2,14 @@
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
-from sae.cache import AbstractSource, as_source
+from sae.cache import AbstractSource, Cache, as_source
+from sae.cache import join as join_caches
+from sae.cache import open as open_cache
 from sae.cache.format import MANIFEST, read_manifest
 from sae.shapes import sizes_of
 from sparsecode import io
@@ -22,7 +24,9 @@ def stored_config(run: Path) -> dict[str, Any]:
     return io.read_json(path) if path.is_file() and (run / "model").is_dir() else {}
 
 
-def open_data(path: Path, hookpoint: str | None, stored: Stored) -> AbstractSource:
+def open_data(
+    path: Path, hookpoint: str | None, stored: Stored, join: Sequence[Path] | None = None
+) -> AbstractSource:
     """Open what a command reads, at the hookpoint of the run if none is named.
 
     Parameters
@@ -32,7 +36,11 @@ def open_data(path: Path, hookpoint: str | None, stored: Stored) -> AbstractSour
     hookpoint : str or None
     stored : mapping
         ``config.json`` of the run; empty for a new one.
+    join : sequence of Path or None, default=None
+        Folders of further caches, whose rows are put beside those of the first.
     """
+    if join:
+        return join_caches([_cache_at(folder, hookpoint) for folder in (path, *join)])
     if hookpoint is None and "data" in stored and (path / MANIFEST).is_file():
         hookpoint = _hookpoint_of(path, stored)
     return as_source(path, hookpoint=hookpoint)
@@ -108,6 +116,12 @@ def parsed(entries: Iterable[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             settings[name] = text
     return settings
+
+
+def _cache_at(path: Path, hookpoint: str | None) -> Cache:
+    """Open a cache at its only hookpoint, or at the named one."""
+    names = list(read_manifest(path).hookpoints)
+    return open_cache(path, names[0] if len(names) == 1 else hookpoint)
 
 
 def _hookpoint_of(path: Path, stored: Stored) -> str | None:

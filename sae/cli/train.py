@@ -19,6 +19,7 @@ from sae.cli.arguments import (
     DataPath,
     Debug,
     Hookpoint,
+    Join,
     examples,
 )
 from sae.cli.errors import sentences, this_command
@@ -125,6 +126,7 @@ def train(
         ),
     ] = None,
     hookpoint: Hookpoint = None,
+    join: Join = None,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -141,7 +143,7 @@ def train(
     with sentences(debug, after_interrupt=lambda: this_command("--resume", drop="--overwrite")):
         has_run = resume and (out / "config.json").exists()
         stored = io.read_json(out / "config.json") if has_run else {}
-        source = open_data(data, hookpoint, stored)
+        source = open_data(data, hookpoint, stored, join)
         defaults = {"n_latents": latents, "k": k, "seed": options["seed"]}
         flags = {"n_latents": "latents", "k": "k", "seed": "seed"}
         chosen = {name: value for name, value in defaults.items() if flags[name] in given}
@@ -155,7 +157,8 @@ def train(
         print_metrics("Held-out rows", result.evaluation)
     files = {"Autoencoder": "model", "Metrics": "metrics.jsonl", "Checkpoint": "checkpoint"}
     print_table("Files", [(name, str(out / file)) for name, file in files.items()])
+    beside = [word for folder in join or [] for word in ("--join", str(folder))]
     print_next(
-        ["sae", "evaluate", str(out), str(data)],
-        ["sae", "report", str(out), str(data), "--out", "report.html"],
+        ["sae", "evaluate", str(out), str(data), *beside],
+        ["sae", "report", str(out), str(data), *beside, "--out", "report.html"],
     )

@@ -101,10 +101,10 @@ def pareto_figures(runs: Sequence[Row]) -> dict[str, dict[str, Any]]:
             )
         logarithmic = all(run["l0"] > 0 and run["fvu"] > 0 for run in known)
         kind_of_axis = "log" if logarithmic else "linear"
-        figure.update_xaxes(title="L0: active latents per row", type=kind_of_axis, dtick="D2")
+        figure.update_xaxes(title="L0: active latents per row", type=kind_of_axis)
         figure.update_yaxes(title="FVU, lower is better", type=kind_of_axis, tickformat="~g")
-        if not logarithmic:
-            figure.update_xaxes(dtick=None)
+        if logarithmic:
+            figure.update_xaxes(tickvals=[2**power for power in range(20)])
         figures[hookpoint or "all rows"] = plain(figure)
     return figures
 

@@ -37,12 +37,13 @@ FLAGS = {
         --tokenizer""",
     "train": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
-        --heldout-fraction --help --hookpoint --k-anneal-share --k-start --latents --log-every
-        --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
-        --progress/--no-progress --resume --save-every --seed --steps --warmup-share -k""",
-    "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --json
-        --max-rows --method --progress/--no-progress --split""",
-    "report": """--debug --examples --help --hookpoint --max-rows --out
+        --heldout-fraction --help --hookpoint --join --k-anneal-share --k-start --latents
+        --log-every --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite
+        --precision --progress/--no-progress --resume --save-every --seed --steps
+        --warmup-share -k""",
+    "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --join
+        --json --max-rows --method --progress/--no-progress --split""",
+    "report": """--debug --examples --help --hookpoint --join --max-rows --out
         --progress/--no-progress""",
     "sweep": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
@@ -394,6 +395,19 @@ def test_hookpoints_side_by_side(run_sae: Sae, word_cache: Cache, arch: str) -> 
     done = run_sae("train", word_cache.path, *alone, "--out", "other")
     assert done.exit_code == 2
     assert "Error: `--hookpoint` must name an input and a target for Transcoder" in done.output
+
+
+def test_caches_side_by_side(run_sae: Sae, word_cache: Cache, tmp_path: Path) -> None:
+    shutil.copytree(word_cache.path, tmp_path / "other")
+    both = [str(word_cache.path), "--join", "other", "--hookpoint", "encoder.layer.1"]
+    done = run_sae("train", *both, "--arch", "crosscoder", *SMALL, "--out", "run")
+    assert done.exit_code == 0, done.output
+    assert sae.load("run").config()["widths"] == [16, 16]
+    evaluated = run_sae("evaluate", "run", *both, "--json")
+    assert json.loads(evaluated.stdout) == io.read_json(Path("run/evaluation.json"))
+    alone = run_sae("evaluate", "run", word_cache.path)  # one cache twice would be no answer
+    assert alone.exit_code == 2
+    assert run_sae("report", "run", *both, "--out", "page.html").exit_code == 0
 
 
 def test_values_of_settings_are_literals_or_words() -> None:

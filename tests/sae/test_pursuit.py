@@ -78,8 +78,12 @@ def test_shapes_dtypes_and_chunks(monkeypatch):
 
 
 def test_what_it_cannot_serve():
-    with pytest.raises(NotImplementedError, match="matching pursuit needs a decoder in the space"):
-        sae.matching_pursuit(sae.Transcoder(n_features=6, n_latents=20, k=2), torch.ones(2, 6))
+    for model in (
+        sae.Transcoder(n_features=6, n_latents=20, k=2),
+        sae.Bilinear(n_features=6, n_latents=20),
+    ):
+        with pytest.raises(NotImplementedError, match="matching pursuit needs a decoder in the sp"):
+            sae.matching_pursuit(model, torch.ones(2, 6), k=2)
     with pytest.raises(ValueError, match="`k` must be given for ReLU, which has no k of its own"):
         sae.matching_pursuit(sae.ReLU(n_features=6, n_latents=20), torch.ones(2, 6))
     with pytest.raises(ValueError, match="`k` must be an int"):

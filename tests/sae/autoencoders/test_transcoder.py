@@ -109,6 +109,6 @@ def test_rows_must_hold_input_and_target():
 
 def test_the_estimator_has_no_place_for_a_target():
     estimator = sae.SparseAutoencoder(12, k=2, architecture="transcoder")
-    sentence = "`architecture` must reconstruct its own input; 'transcoder' has another target"
+    sentence = "`architecture` must be one of 'batch_topk', .*; got 'transcoder'"
     with pytest.raises(ValueError, match=sentence):
         estimator.fit(pairs().numpy())

@@ -31,6 +31,8 @@ from sparsecode.training.config import FREE_ON_RESUME
         ),
         ({"optimizer": "sgd"}, ValueError, '`optimizer` must be one of .*"?row_adam'),
         ({"precision": "fp16"}, ValueError, "`precision` must be one of 'float32', 'bf16'"),
+        ({"normalize": "unit"}, ValueError, "`normalize` must be one of 'none', 'mean_square', "),
+        ({"data_seed": -1}, ValueError, "`data_seed` must be an int"),
         ({"loggers": ("tensorbord",)}, ValueError, "Did you mean 'tensorboard'"),
         ({"loggers": "wandb"}, ValueError, "`out_dir` must be given for loggers"),
     ],
