@@ -11,7 +11,6 @@ PACKAGES = ("sparsecode", "sae", "retrieval")
 
 # Modules without a test file of their own name, with the place where they are tested.
 TESTED_ELSEWHERE = {
-    "sae/autoencoders/base.py": "tests/sae/autoencoders/test_contract.py",
     "sae/testing.py": "tests/sae/autoencoders/test_contract.py",
     "sparsecode/ops/_row_gradient.py": "tests/sparsecode/ops/test_decode.py",
 }
