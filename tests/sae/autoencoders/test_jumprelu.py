@@ -54,6 +54,16 @@ def test_a_value_equal_to_the_threshold_is_off():
     assert model.loss_terms(x, x).codes.n_active.tolist() == [0, 1]
 
 
+def test_a_threshold_below_zero_counts_as_zero_and_can_come_back():
+    """A step may take it there; a clamp within the graph would hold it at zero for ever."""
+    model, x = one_latent([-0.5, 0.5, 0.02], -1.0, bandwidth=0.1, target_l0=None)
+    assert model.encode(x).to_dense().flatten().tolist() == pytest.approx([0.0, 0.5, 0.02])
+    losses = model.loss_terms(x, x)
+    assert losses.codes.to_dense().flatten().tolist() == pytest.approx([0.0, 0.5, 0.02])
+    losses.terms["l0"].backward()
+    assert float(model.threshold.grad) < 0  # a larger threshold makes L0 smaller
+
+
 @pytest.mark.parametrize("bandwidth", [0.02, 0.3])
 @pytest.mark.parametrize("target_l0", [4, None])
 def test_loss_and_gradients_are_those_of_the_dense_formula(x, target_l0, bandwidth):
