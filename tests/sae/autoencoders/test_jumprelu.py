@@ -116,6 +116,15 @@ def test_training_reaches_the_target_and_moves_the_thresholds():
         assert found["fvu"] < 0.35
 
 
+def test_the_target_holds_on_rows_of_a_text(letter_pairs):
+    model = sae.JumpReLU(n_features=48, n_latents=192, target_l0=6.5, seed=0)
+    config = sae.TrainConfig(batch_size=512, n_steps=300, progress=False)
+    found = sae.Trainer(model, letter_pairs, config).fit().evaluation
+    assert found["l0"] == pytest.approx(6.5, rel=0.05)
+    spread = model.threshold.detach().std() / model.threshold.detach().mean()
+    assert float(spread) > 0.05  # they began as one
+
+
 def test_the_penalty_warms_up(x):
     model = make(warmup_share=0.4, target_l0=None)
     terms = []
