@@ -422,7 +422,7 @@ def test_what_a_gpu_learned_is_pickled_for_the_cpu(x: np.ndarray) -> None:
         ({"max_steps": 0}, ValueError, "`max_steps` must be an int"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be an int"),
         ({"lr": -1.0}, ValueError, "`lr` must be a finite number"),
-        ({"architecture": "topkk"}, ValueError, "one of .*'topk'; got 'topkk'.*'topk'"),
+        ({"architecture": "topkk"}, ValueError, "one of .*'topk'.*; got 'topkk'.*'topk'"),
         ({"architecture_options": {"preb": 1}}, ValueError, "got 'preb'. Did you mean 'pre_bias'"),
         (
             {"architecture_options": {"k": 1}},

@@ -32,7 +32,9 @@ def test_points_that_coincide_give_no_nan():
     torch.testing.assert_close(geometric_median(mostly), torch.zeros(2), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", [n for n in sae.AUTOENCODERS if n != "k_sparse"])
+@pytest.mark.parametrize(
+    "name", ["topk", "hierarchical_topk", "batch_topk", "matryoshka", "jumprelu", "gated", "relu"]
+)
 def test_one_huge_row_hardly_moves_the_start(rows, name):
     """The first token of a text may be a thousand times as long as the others."""
     outlier = torch.cat([rows, torch.full((1, 5), 5e3)])

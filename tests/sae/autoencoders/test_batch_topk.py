@@ -1,6 +1,5 @@
 """BatchTopK: one selection a batch in training, one threshold at inference."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -114,16 +113,6 @@ def test_l0_at_inference_is_near_k_on_rows_not_seen():
     assert found["fvu"] < 0.3
 
 
-def letter_pairs():
-    """Counts of letter pairs, hashed to 48 places, in windows of 32 characters of the text."""
-    text = np.frombuffer("".join(load_shakespeare()).encode("ascii", "replace"), np.uint8)
-    pairs = (text[:-1].astype(np.int64) * 256 + text[1:]) * 2654435761 % 2**32 * 48 >> 32
-    windows = np.lib.stride_tricks.sliding_window_view(pairs, 31)[::16]
-    rows = np.zeros((len(windows), 48), np.float32)
-    np.add.at(rows, (np.arange(len(windows))[:, None], windows), 1.0)
-    return torch.from_numpy(rows)
-
-
 def check_l0_at_inference(model, source, **settings):
     """Train, and check L0 on held-out rows: near k, in the batches in which they come or not."""
     trainer = sae.Trainer(model, source, sae.TrainConfig(progress=False, **settings))
@@ -141,11 +130,10 @@ def check_l0_at_inference(model, source, **settings):
             torch.testing.assert_close(parts.to_dense(), together.to_dense())
 
 
-def test_l0_at_inference_on_rows_of_a_text_in_any_batches():
-    rows = letter_pairs()
-    assert len(rows) > 60_000
+def test_l0_at_inference_on_rows_of_a_text_in_any_batches(letter_pairs):
+    assert len(letter_pairs) > 60_000
     model = sae.BatchTopK(n_features=48, n_latents=192, k=6.5, seed=0)
-    check_l0_at_inference(model, rows, batch_size=512, n_steps=200)
+    check_l0_at_inference(model, letter_pairs, batch_size=512, n_steps=200)
 
 
 def test_l0_at_inference_on_activations_of_a_language_model(tmp_path):

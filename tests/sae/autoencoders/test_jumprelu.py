@@ -54,6 +54,16 @@ def test_a_value_equal_to_the_threshold_is_off():
     assert model.loss_terms(x, x).codes.n_active.tolist() == [0, 1]
 
 
+def test_a_threshold_below_zero_counts_as_zero_and_can_come_back():
+    """A step may take it there; a clamp within the graph would hold it at zero for ever."""
+    model, x = one_latent([-0.5, 0.5, 0.02], -1.0, bandwidth=0.1, target_l0=None)
+    assert model.encode(x).to_dense().flatten().tolist() == pytest.approx([0.0, 0.5, 0.02])
+    losses = model.loss_terms(x, x)
+    assert losses.codes.to_dense().flatten().tolist() == pytest.approx([0.0, 0.5, 0.02])
+    losses.terms["l0"].backward()
+    assert float(model.threshold.grad) < 0  # a larger threshold makes L0 smaller
+
+
 @pytest.mark.parametrize("bandwidth", [0.02, 0.3])
 @pytest.mark.parametrize("target_l0", [4, None])
 def test_loss_and_gradients_are_those_of_the_dense_formula(x, target_l0, bandwidth):
@@ -104,6 +114,15 @@ def test_training_reaches_the_target_and_moves_the_thresholds():
         assert bool((model.threshold >= 0).all()) or float(model.threshold.min()) > -0.01 * scale
         assert found["l0"] == pytest.approx(4, rel=0.1)
         assert found["fvu"] < 0.35
+
+
+def test_the_target_holds_on_rows_of_a_text(letter_pairs):
+    model = sae.JumpReLU(n_features=48, n_latents=192, target_l0=6.5, seed=0)
+    config = sae.TrainConfig(batch_size=512, n_steps=300, progress=False)
+    found = sae.Trainer(model, letter_pairs, config).fit().evaluation
+    assert found["l0"] == pytest.approx(6.5, rel=0.05)
+    spread = model.threshold.detach().std() / model.threshold.detach().mean()
+    assert float(spread) > 0.05  # they began as one
 
 
 def test_the_penalty_warms_up(x):
