@@ -18,8 +18,8 @@ class CoordinateDescent(AbstractSolver):
     """Minimize over one coordinate of all rows after the other.
 
     Visits the coordinates that violate the optimality condition in some row, or are active in one,
-    until these are optimal; then looks for others. With `L1`, each row has a working set of its
-    own, and sweeps alternate with Newton steps on the active coordinates. The objective never rises.
+    until these are optimal; then looks for others. The objective never rises. With `L1`, each row
+    has a working set of its own, and sweeps alternate with Newton steps on its active coordinates.
 
     Parameters
     ----------
@@ -88,7 +88,9 @@ class CoordinateDescent(AbstractSolver):
                 break
             open_F = ((distance > self.tol / 2) | (z_FN != 0)).any(1)
             working = [j for j in open_F.nonzero().flatten().tolist() if norms_F[j] > 0]
-            done += self._sweeps(problem, working, norms_F, z_FN, residual_DN, scale_N, max_iter - done)
+            done += self._sweeps(
+                problem, working, norms_F, z_FN, residual_DN, scale_N, max_iter - done
+            )
         z_NF = z_FN.T
         return SolverResult(
             codes_of(z_NF), problem.objective(z_NF), stop_N, done, stop_N <= self.tol
