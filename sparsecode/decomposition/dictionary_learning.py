@@ -37,8 +37,8 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Any of `sparsecode.penalties`. None means ``L1(1.0)``, the objective of scikit-learn with
         ``alpha=1``, unless `solver` is one that takes no penalty.
     solver : AbstractSolver or None, default=None
-        Any of `sparsecode.solvers`, such as ``OMP(5)``. None takes `FISTA` for a convex penalty and
-        `ISTA` for others.
+        Any of `sparsecode.solvers`, such as ``OMP(5)``. None takes `CoordinateDescent` for `L1`,
+        `FISTA` for another convex penalty and `ISTA` for the rest.
     batch_size : int or None, default=256
         Rows of an online step; None takes all rows, which is alternating minimization.
     max_epochs : int, default=20

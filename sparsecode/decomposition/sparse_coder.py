@@ -10,10 +10,11 @@ from torch import Tensor
 
 from sparsecode._checks import check_finite, check_floating, check_shape
 from sparsecode.decomposition.rows import decoded, read_rows, written
-from sparsecode.penalties import AbstractPenalty, Convex, UnitNorm
-from sparsecode.solvers import FISTA, ISTA, OMP, AbstractSolver
+from sparsecode.penalties import L1, AbstractPenalty, Convex, UnitNorm
+from sparsecode.solvers import FISTA, ISTA, OMP, AbstractSolver, CoordinateDescent
 
 DEFAULT_NONZERO = 10
+DEFAULT_TOL = 1e-5  # of the lasso: what float32 can reach
 
 
 class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -31,8 +32,8 @@ class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Any of `sparsecode.penalties`, or your own. For the l1 norm of scikit-learn's
         `transform_alpha`, ``L1(transform_alpha)``.
     solver : AbstractSolver or None, default=None
-        Any of `sparsecode.solvers`. None means ``OMP(10)`` without a penalty, `FISTA` for a convex
-        one and `ISTA` for others.
+        Any of `sparsecode.solvers`. None means ``OMP(10)`` without a penalty, `CoordinateDescent`
+        for `L1`, `FISTA` for another convex one and `ISTA` for the rest.
     sparse_output : bool, default=False
         Whether `transform` returns a `scipy.sparse.csr_matrix`; no dense matrix of all codes is
         made then.
@@ -170,4 +171,6 @@ def default_solver(penalty: AbstractPenalty | None) -> AbstractSolver:
     """Return the solver that serves a penalty when none is named."""
     if penalty is None:
         return OMP(DEFAULT_NONZERO)
+    if isinstance(penalty, L1):
+        return CoordinateDescent(tol=DEFAULT_TOL)
     return FISTA() if isinstance(penalty, Convex) else ISTA()

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BLOCK_ROWS = 512
-SMALLEST = 16  # coordinates of a working set
-SPARE = 8  # more than are active
-LARGEST = 128  # rows that need more are left to sweeps over all coordinates
+BLOCK_ROWS = 2048  # solved together
+GROUP_ROWS = 256  # of them, those that share the size of a working set
+SPARE = 8  # coordinates of a working set beyond those that are active
+LARGEST = 256  # rows that need more are left to sweeps over all coordinates
 ROUNDS, SWEEPS = 2, 2  # of Newton steps, and of sweeps before each, between two choices of the set
 
 
@@ -64,28 +64,55 @@ def _block(
         violation = (gradient_NF.abs() - alpha).clamp_(min=0)
         violation = (gradient_NF + alpha * z_NF.sign()).abs().where(active, violation)
         codes_NF[rows], stop_N[rows] = z_NF, violation.amax(1) / scale_N[rows]
-        left = (stop_N[rows] > tol) & (active.sum(1) <= LARGEST - SPARE)
+        left = (stop_N[rows] > tol) & (active.sum(1) <= LARGEST)
         if done >= max_iter or not bool(left.any()):
             break
-        rows, z_NF, gradient_NF = rows[left], z_NF[left], gradient_NF[left]
-        active, violation = active[left], violation[left].masked_fill(active[left], torch.inf)
-        wanted = -(-(int(active.sum(1).max()) + SPARE) // 8) * 8
-        size = min(len(gram_FF), max(SMALLEST, wanted))
-        ids_NK = violation.topk(size, dim=1, sorted=False).indices
-        working = _WorkingSet(ids_NK, z_NF, gradient_NF, gram_FF, alpha)
-        for _ in range(ROUNDS):
-            working.sweep()
-            working.newton()
-        done += ROUNDS * SWEEPS
-        values_NK = working.z_KN.T.contiguous()
-        z_NF = torch.zeros_like(z_NF).scatter_(1, ids_NK, values_NK)
-        offsets = torch.arange(len(rows), device=rows.device) * size
-        weights = values_NK.reshape(-1)
-        gradient_NF = functional.embedding_bag(
-            ids_NK.reshape(-1), gram_FF, offsets, mode="sum", per_sample_weights=weights
+        order = active.sum(1)[left].argsort()  # alike rows have working sets of alike sizes
+        rows = rows[left][order]
+        z_NF, gradient_NF, violation = (
+            part[left][order]
+            for part in (z_NF, gradient_NF, violation.masked_fill(active, torch.inf))
         )
-        gradient_NF -= target_NF[rows]
+        parts = [
+            _advanced(*part, gram_FF, alpha)
+            for part in zip(
+                *(
+                    whole.split(GROUP_ROWS)
+                    for whole in (z_NF, gradient_NF, violation, target_NF[rows])
+                ),
+                strict=True,
+            )
+        ]
+        z_NF, gradient_NF = (torch.cat(list(pieces)) for pieces in zip(*parts, strict=True))
+        done += ROUNDS * SWEEPS
     return Found(codes_NF, stop_N, done)
+
+
+def _advanced(
+    z_NF: Tensor,
+    gradient_NF: Tensor,
+    violation_NF: Tensor,
+    target_NF: Tensor,
+    gram_FF: Tensor,
+    alpha: float,
+) -> tuple[Tensor, Tensor]:
+    """Return better codes and their gradients; `violation_NF` says what to work on."""
+    size = min(len(gram_FF), int((z_NF != 0).sum(1).max()) + SPARE)
+    ids_NK = violation_NF.topk(size, dim=1, sorted=False).indices
+    working = _WorkingSet(ids_NK, z_NF, gradient_NF, gram_FF, alpha)
+    for _ in range(ROUNDS):
+        working.sweep()
+        working.newton()
+    values_NK = working.z_KN.T.contiguous()
+    gradient_NF = functional.embedding_bag(
+        ids_NK.reshape(-1),
+        gram_FF,
+        torch.arange(len(ids_NK), device=ids_NK.device) * size,
+        mode="sum",
+        per_sample_weights=values_NK.reshape(-1),
+    )
+    codes_NF = torch.zeros_like(z_NF).scatter_(1, ids_NK, values_NK)
+    return codes_NF, gradient_NF - target_NF
 
 
 class _WorkingSet:

@@ -18,8 +18,8 @@ class CoordinateDescent(AbstractSolver):
     """Minimize over one coordinate of all rows after the other.
 
     Visits the coordinates that violate the optimality condition in some row, or are active in one,
-    until these are optimal; then looks for others. With `L1`, each row has a working set of its
-    own, and sweeps alternate with Newton steps on the active coordinates. The objective never rises.
+    until these are optimal; then looks for others. The objective never rises. With `L1`, each row
+    has a working set of its own, and sweeps alternate with Newton steps on its active coordinates.
 
     Parameters
     ----------

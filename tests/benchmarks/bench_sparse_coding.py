@@ -114,8 +114,8 @@ def _learning(X: np.ndarray, test: np.ndarray, device: str, smoke: bool) -> list
             lambda: DictionaryLearning(
                 n_atoms,
                 penalty=L1(alpha),
-                solver=CoordinateDescent(tol=1e-2),
-                max_epochs=3,
+                solver=CoordinateDescent(tol=0.05),
+                max_epochs=2,
                 tol=0.0,
                 device=device,
             ).fit(X),
