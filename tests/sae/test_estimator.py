@@ -54,8 +54,8 @@ def x() -> np.ndarray:
     [
         small(architecture=architecture, sparse_output=sparse_output, max_steps=3)
         for architecture in ARCHITECTURES
-        for sparse_output in (False, True)
-    ]
+        for sparse_output in ((False, True) if architecture in ("topk", "relu") else (False,))
+    ]  # sparse output knows only of rows of one length and of others
 )
 def test_check_estimator(estimator: SparseAutoencoder, check: Any) -> None:
     check(estimator)
@@ -260,6 +260,9 @@ def test_read_only_memory_maps(x: np.ndarray, tmp_path: Path) -> None:
 )
 def test_degenerate_data_give_finite_results(architecture: str, data: np.ndarray) -> None:
     estimator = small(architecture=architecture).fit(data).partial_fit(data)
+    if architecture == "bilinear":  # it reconstructs no rows
+        assert np.isfinite(estimator.transform(data)).all()
+        return
     recon = estimator.inverse_transform(estimator.transform(data))
     assert np.isfinite(recon).all()
     if (data == data[0]).all():
@@ -337,7 +340,8 @@ def test_partial_fit_on_all_rows_equals_fit(x: np.ndarray, architecture: str) ->
     for _ in range(20):
         steps.partial_fit(x)
     assert steps.n_iter_ == whole.n_iter_ == 20
-    np.testing.assert_allclose(steps.components_, whole.components_, rtol=1e-3, atol=1e-4)
+    for ours, theirs in zip(steps.module_.parameters(), whole.module_.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_partial_fit_on_batches_approximates_fit(planted: tuple[np.ndarray, np.ndarray]) -> None:
