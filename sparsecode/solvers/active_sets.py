@@ -10,6 +10,7 @@ BLOCK_ROWS = 2048  # solved together
 GROUP_ROWS = 256  # of them, those that share the size of a working set
 SPARE = 8  # coordinates of a working set beyond those that are active
 LARGEST = 256  # rows that need more are left to sweeps over all coordinates
+COARSE = 1e-5  # tolerance up to which float32 serves as a start for float64
 ROUNDS, SWEEPS = 2, 2  # of Newton steps, and of sweeps before each, between two choices of the set
 
 
@@ -34,21 +35,29 @@ def lasso_by_active_sets(
     condition most. On these, sweeps of coordinate descent alternate with a step to the least
     squares solution for the signs of the moment, cut where signs would change. No step raises the
     objective. Rows leave when they are optimal; some may not be at the end, those with many active
-    coordinates among them.
+    coordinates among them. In float64, a start of zeros is first improved in float32.
 
     References
     ----------
     Lee, Battle, Raina & Ng (2006), "Efficient sparse coding algorithms", algorithm 1, for the step.
     """
+    done = 0
+    if x_ND.dtype == torch.float64 and not bool(start_NF.any()):
+        single = (part.to(torch.float32) for part in (x_ND, dictionary_FD))
+        coarse = lasso_by_active_sets(
+            *single, alpha, start_NF.to(torch.float32), max(tol, COARSE), max_iter
+        )
+        sound = coarse.codes.isfinite().all(1, keepdim=True)  # not if a row is out of its range
+        start_NF, done = coarse.codes.where(sound, 0.0).to(start_NF), coarse.n_sweeps
     gram_FF = dictionary_FD @ dictionary_FD.T
     found = [
-        _block(rows @ dictionary_FD.T, gram_FF, alpha, start, tol, max_iter)
+        _block(rows @ dictionary_FD.T, gram_FF, alpha, start, tol, max_iter - done)
         for rows, start in zip(x_ND.split(BLOCK_ROWS), start_NF.split(BLOCK_ROWS), strict=True)
     ]
     return Found(
         torch.cat([part.codes for part in found]),
         torch.cat([part.stop_value for part in found]),
-        max(part.n_sweeps for part in found),
+        done + max(part.n_sweeps for part in found),
     )
 
 

@@ -381,3 +381,17 @@ def test_codes_may_start_an_iteration(x: Tensor, dictionary: Tensor) -> None:
     assert isinstance(start, SparseCodes)
     result = ISTA().solve(x, dictionary, penalty=TopKBall(4), start=start)
     assert (result.objective <= OMP(4).solve(x, dictionary).objective + 1e-12).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e100, 1e-100])
+def test_a_lasso_in_float64_is_one_though_float32_makes_its_start(scale):
+    generator = torch.Generator().manual_seed(0)
+    x, dictionary = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in [(20, 8), (30, 8)]
+    )
+    solver, penalty = CoordinateDescent(tol=1e-12), L1(0.5 * scale)
+    found = solver.solve(x * scale, dictionary, penalty=penalty)
+    assert bool(found.converged.all())
+    codes = found.codes.to_dense()
+    gradient = (codes @ dictionary - x * scale) @ dictionary.T
+    assert float(penalty.subdiff_distance(codes, gradient).max()) < 1e-10 * scale
