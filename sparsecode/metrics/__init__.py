@@ -1,5 +1,6 @@
 """What a code is worth: pure functions of tensors, and the sums behind them."""
 
+from sparsecode.metrics.at_sparsity import fvu_at_sparsity as fvu_at_sparsity
 from sparsecode.metrics.dictionary import coherence as coherence
 from sparsecode.metrics.dictionary import recovery_error as recovery_error
 from sparsecode.metrics.dictionary import stability as stability

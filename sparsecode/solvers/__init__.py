@@ -8,6 +8,7 @@ from sparsecode.solvers.coordinate_descent import CoordinateDescent as Coordinat
 from sparsecode.solvers.fista import FISTA as FISTA
 from sparsecode.solvers.iht import IHT as IHT
 from sparsecode.solvers.ista import ISTA as ISTA
+from sparsecode.solvers.lars import LARS as LARS
 from sparsecode.solvers.matching_pursuit import MatchingPursuit as MatchingPursuit
 from sparsecode.solvers.null_space_tuning import NullSpaceTuning as NullSpaceTuning
 from sparsecode.solvers.omp import OMP as OMP

@@ -43,9 +43,9 @@ def lasso_by_active_sets(
     """
     done = 0
     if x_ND.dtype == torch.float64 and not bool(start_NF.any()):
-        single = (part.to(torch.float32) for part in (x_ND, dictionary_FD))
+        x_single, dictionary_single = x_ND.float(), dictionary_FD.float()
         coarse = lasso_by_active_sets(
-            *single, alpha, start_NF.to(torch.float32), max(tol, COARSE), max_iter
+            x_single, dictionary_single, alpha, start_NF.float(), max(tol, COARSE), max_iter
         )
         sound = coarse.codes.isfinite().all(1, keepdim=True)  # not if a row is out of its range
         start_NF, done = coarse.codes.where(sound, 0.0).to(start_NF), coarse.n_sweeps

@@ -30,6 +30,7 @@ from sparsecode.solvers import (
     FISTA,
     IHT,
     ISTA,
+    LARS,
     OMP,
     AbstractSolver,
     CoordinateDescent,
@@ -395,3 +396,23 @@ def test_a_lasso_in_float64_is_one_though_float32_makes_its_start(scale):
     codes = found.codes.to_dense()
     gradient = (codes @ dictionary - x * scale) @ dictionary.T
     assert float(penalty.subdiff_distance(codes, gradient).max()) < 1e-10 * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lars_ends_where_coordinate_descent_does(dtype):
+    generator = torch.Generator().manual_seed(0)  # a path leaves rounding in an entry
+    x, dictionary = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in [(9, 8), (30, 8)]
+    )
+    x[4] = 0
+    path = LARS().solve(x, dictionary, penalty=L1(1.5))
+    wanted = CoordinateDescent(tol=1e-5).solve(x, dictionary, penalty=L1(1.5))
+    torch.testing.assert_close(path.objective, wanted.objective, rtol=1e-5, atol=1e-6)
+    assert path.codes.dtype == dtype
+    assert bool(path.converged.all())
+    assert int(path.codes.n_active[4]) == 0
+    with pytest.warns(NotConvergedWarning, match="`LARS` did not converge"):
+        LARS(max_iter=1).solve(x, dictionary, penalty=L1(0.1))
+    with pytest.raises(TypeError, match="`LARS` needs a penalty that is `L1`; `ElasticNet` is not"):
+        LARS().solve(x, dictionary, penalty=ElasticNet(1.0, 1.0))
