@@ -49,6 +49,7 @@ def decoded(X: Any, components: np.ndarray) -> Any:
     """Return ``X @ components`` for codes as CSR, array or tensor."""
     if isinstance(X, Tensor):
         _check_width(X, components)
+        X = check_finite("X", X if X.is_floating_point() else X.double())
         return X @ torch.as_tensor(components).to(X)
     csr: Any = "csr"
     X = check_array(X, accept_sparse=csr, dtype=KINDS, input_name="X")

@@ -314,7 +314,11 @@ def _weights(rows: Tensor, known: Tensor, fitted: Tensor, kind: str, axis: int) 
     """Return the weight of each sample (`axis` 0) or feature (1)."""
     count = known.sum(1 - axis).clamp(min=1)
     error = (known * (rows - fitted).square()).sum(1 - axis) / count
-    middle = error.median().clamp(min=torch.finfo(rows.dtype).tiny)
+    info = torch.finfo(rows.dtype)
+    # What is explained exactly, such as zeros, says nothing about the scale of errors; and a weight
+    # of exactly 0 would never grow again.
+    inexact = error > info.eps * error.max()
+    middle = (error[inexact] if bool(inexact.any()) else error).median().clamp(min=info.tiny)
     if kind == "correntropy":
-        return torch.exp(-error / (2 * middle))
+        return torch.exp(-error / (2 * middle)).clamp(min=info.eps)
     return (middle / error.clamp(min=SMALLEST**2 * float(middle))).sqrt()

@@ -137,7 +137,7 @@ class AbstractSolver(ABC):
         self._check_needs(penalty, datafit)
         problem = _checked(x, dictionary, penalty, datafit, start)
         n_rows, n_atoms = problem.x.shape[0], problem.dictionary.shape[0]
-        step = max(1, CHUNK_ENTRIES // n_atoms)
+        step = max(1, CHUNK_ENTRIES // max(n_atoms, problem.x.shape[1]))
         spans = [slice(first, first + step) for first in range(0, max(n_rows, 1), step)]
         with torch.no_grad():
             parts = [self._solve(problem.rows(span)) for span in spans]
@@ -196,6 +196,8 @@ def _checked(
     if x_ND.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"`x` must be float32 or float64; got {x_ND.dtype}.")
     check_shape("dictionary", dictionary_FD, (None, None), ("n_latents", "n_features"))
+    if len(dictionary_FD) == 0:
+        raise ValueError("`dictionary` must have at least one atom; got none.")
     check_shape("x", x_ND, (None, dictionary_FD.shape[1]), ("n_rows", "n_features"))
     check_same_device("x", x_ND, dictionary=dictionary_FD)
     observed = x_ND
@@ -208,6 +210,7 @@ def _checked(
     if start is not None:
         shape = (x_ND.shape[0], dictionary_FD.shape[0])
         start = check_shape("start", start, shape, ("n_rows", "n_latents")).to(x_ND)
+        check_finite("start", start, advice="Begin at zeros instead, with start=None.")
     return Problem(observed, dictionary_FD.to(x_ND.dtype), penalty, datafit, start)
 
 

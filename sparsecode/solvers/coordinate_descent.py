@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsecode._checks import check_float, check_int
-from sparsecode.penalties import L1, CoordinateSeparable, Subdifferentiable
+from sparsecode.penalties import L1, AbstractPenalty, CoordinateSeparable, Subdifferentiable
 from sparsecode.solvers.active_sets import lasso_by_active_sets
 from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult, codes_of
 
@@ -27,7 +27,8 @@ class CoordinateDescent(AbstractSolver):
         Most sweeps over a working set.
     tol : float, default=1e-6
         A row has converged when the largest distance to the subdifferential is at most this
-        share of the largest entry of the gradient at 0.
+        share of the largest entry of the gradient at 0. For penalties other than `L1`, the best
+        move of a coordinate times its curvature takes the place of that distance.
 
     References
     ----------
@@ -73,7 +74,7 @@ class CoordinateDescent(AbstractSolver):
     def _on_all_rows(self, problem: Problem, max_iter: int) -> SolverResult:
         """Sweep over coordinates that are open in any row."""
         penalty = problem.penalty
-        assert isinstance(penalty, Subdifferentiable)
+        assert penalty is not None
         z_FN = problem.first().T.contiguous()
         norms_F = problem.dictionary.square().sum(1).tolist()
         correlation = problem.dictionary @ problem.x.T
@@ -82,14 +83,13 @@ class CoordinateDescent(AbstractSolver):
         done = 0
         while True:
             gradient = -problem.dictionary @ residual_DN
-            distance = penalty.subdiff_distance(z_FN, gradient) / scale_N
+            distance = _move_sizes(penalty, z_FN, gradient, norms_F) / scale_N
             stop_N = distance.amax(0)
             if bool((stop_N <= self.tol).all()) or done >= max_iter:
                 break
-            open_F = ((distance > self.tol / 2) | (z_FN != 0)).any(1)
-            working = [j for j in open_F.nonzero().flatten().tolist() if norms_F[j] > 0]
+            open_FN = ((distance > self.tol / 2) | (z_FN != 0)) & (stop_N > self.tol)
             done += self._sweeps(
-                problem, working, norms_F, z_FN, residual_DN, scale_N, max_iter - done
+                problem, open_FN, norms_F, z_FN, residual_DN, scale_N, max_iter - done
             )
         z_NF = z_FN.T
         return SolverResult(
@@ -99,24 +99,43 @@ class CoordinateDescent(AbstractSolver):
     def _sweeps(
         self,
         problem: Problem,
-        working: list[int],
+        open_FN: Tensor,
         norms_F: list[float],
         z_FN: Tensor,
         residual_DN: Tensor,
         scale_N: Tensor,
         most: int,
     ) -> int:
-        """Sweep over a working set, updating codes and residuals; return how often."""
+        """Sweep over each row's working set, updating codes and residuals; return how often."""
         assert problem.penalty is not None
+        working = [j for j in open_FN.any(1).nonzero().flatten().tolist() if norms_F[j] > 0]
         for sweep in range(1, SWEEPS + 1):
             largest = torch.zeros_like(scale_N)
             for j in working:
                 atom, step = problem.dictionary[j], 1 / norms_F[j]
                 moved = z_FN[j] + step * (atom @ residual_DN)
-                change = problem.penalty.prox(moved, step) - z_FN[j]
+                change = (problem.penalty.prox(moved, step) - z_FN[j]).where(open_FN[j], 0.0)
                 residual_DN.addr_(atom, change, alpha=-1)
                 z_FN[j] += change
                 largest = torch.maximum(largest, change.abs() * norms_F[j])
-            if sweep >= most or bool((largest <= self.tol / 2 * scale_N).all()):
+            settled = largest <= self.tol / 2 * scale_N
+            if sweep >= most or bool(settled.all()):
                 return sweep
+            open_FN &= ~settled
         return SWEEPS
+
+
+def _move_sizes(
+    penalty: AbstractPenalty, z_FN: Tensor, gradient_FN: Tensor, norms_F: list[float]
+) -> Tensor:
+    """Return how far the best move of each coordinate goes, times its curvature.
+
+    For a convex penalty this is 0 where the distance to the subdifferential is. That
+    distance says nothing at 0 for penalties with a corner of any steepness there, such as `L0`.
+    """
+    sizes_FN = torch.zeros_like(z_FN)
+    for j, norm in enumerate(norms_F):
+        if norm > 0:
+            best_N = penalty.prox(z_FN[j] - gradient_FN[j] / norm, 1 / norm)
+            sizes_FN[j] = (best_N - z_FN[j]).abs() * norm
+    return sizes_FN

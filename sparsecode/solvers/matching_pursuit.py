@@ -3,9 +3,8 @@
 import torch
 
 from sparsecode._checks import check_float, check_int
-from sparsecode.codes import SparseCodes
 from sparsecode.datafits import Quadratic
-from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult
+from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult, codes_of
 
 
 class MatchingPursuit(AbstractSolver):
@@ -43,7 +42,7 @@ class MatchingPursuit(AbstractSolver):
         norms_F = problem.dictionary.norm(dim=1, keepdim=True)
         unit_FD = problem.dictionary / norms_F.where(norms_F > 0, 1.0)
         residual_ND = problem.x
-        picks, values = [], []
+        z_NF, n_done = problem.x.new_zeros(len(residual_ND), len(unit_FD)), 0
         for _ in range(self.n_steps):
             open_N = residual_ND.square().sum(1) > self.tol
             if not bool(open_N.any()):
@@ -52,12 +51,9 @@ class MatchingPursuit(AbstractSolver):
             pick_N = correlation.abs().argmax(1)
             size_N = correlation.gather(1, pick_N[:, None])[:, 0].where(open_N, 0.0)
             residual_ND = residual_ND - size_N[:, None] * unit_FD[pick_N]
-            picks.append(pick_N)
-            values.append(size_N / norms_F[pick_N, 0].clamp(min=torch.finfo(size_N.dtype).tiny))
+            value_N = size_N / norms_F[pick_N, 0].clamp(min=torch.finfo(size_N.dtype).tiny)
+            z_NF.scatter_add_(1, pick_N[:, None], value_N[:, None])  # an atom may be picked again
+            n_done += 1
         error_N = residual_ND.square().sum(1)
-        shape = (len(residual_ND), len(picks))
-        indices = torch.stack(picks, 1) if picks else error_N.new_zeros(shape, dtype=torch.long)
-        entries = torch.stack(values, 1) if values else error_N.new_zeros(shape)
-        codes = SparseCodes._trusted(entries, indices, len(unit_FD))
         converged = torch.ones_like(error_N, dtype=torch.bool)
-        return SolverResult(codes, error_N / 2, error_N, len(picks), converged)
+        return SolverResult(codes_of(z_NF), error_N / 2, error_N, n_done, converged)

@@ -80,8 +80,9 @@ class OMP(AbstractSolver):
         upper_NKK = torch.eye(n_steps).to(residual_ND).repeat(n_rows, 1, 1)
         target_NK = residual_ND.new_zeros(n_rows, n_steps)
         taken_NF = torch.zeros(n_rows, n_atoms, dtype=torch.bool, device=residual_ND.device)
-        open_N = residual_ND.square().sum(1) > self.tol
         tiny, n_done = 100 * torch.finfo(residual_ND.dtype).eps, 0
+        floor_N = (tiny**2 * residual_ND.square().sum(1)).clamp(min=self.tol)  # below is rounding
+        open_N = residual_ND.square().sum(1) > floor_N
         for k in range(n_steps):
             if not bool(open_N.any()):
                 break
@@ -98,7 +99,7 @@ class OMP(AbstractSolver):
             upper_NKK[:, k, k] = norm_N.where(open_N, 1.0)
             target_NK[:, k] = (residual_ND * new_ND).sum(1)
             residual_ND = residual_ND - target_NK[:, k, None] * new_ND
-            open_N = open_N & (residual_ND.square().sum(1) > self.tol)
+            open_N = open_N & (residual_ND.square().sum(1) > floor_N)
             n_done = k + 1
         values = torch.linalg.solve_triangular(upper_NKK, target_NK[..., None], upper=True)[..., 0]
         codes = SparseCodes._trusted(values, chosen_NK, n_atoms)

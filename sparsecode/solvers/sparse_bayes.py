@@ -92,7 +92,8 @@ class SparseBayes(AbstractSolver):
         if self.noise is not None:
             noise_N1 = torch.full_like(power_N1, self.noise**2)
         ids, z_NF = torch.arange(len(x_ND), device=x_ND.device), posterior.start(x_ND)[0]
-        state = (x_ND, noise_N1, torch.ones_like(z_NF) * power_N1, *posterior.start(x_ND))
+        gain = float(torch.linalg.matrix_norm(dictionary_FD, 2).square().clamp(min=tiny))
+        state = (x_ND, noise_N1, torch.ones_like(z_NF) * power_N1 / gain, *posterior.start(x_ND))
         stop_N, done = torch.full_like(x_ND[:, 0], math.inf), 0
         stop_N[x_ND.abs().amax(1) == 0] = 0.0
         while done < self.max_iter and bool((stop_N > self.tol).any()):

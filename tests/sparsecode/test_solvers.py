@@ -1,4 +1,5 @@
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sparsecode import SparseCodes
 from sparsecode.datafits import Huber, MaskedQuadratic, Quadratic, WeightedQuadratic
+from sparsecode.datasets import make_sparse_data
 from sparsecode.penalties import (
     CEL0,
     L0,
@@ -21,6 +23,7 @@ from sparsecode.penalties import (
     ElasticNet,
     LHalf,
     LogSum,
+    LTwoThirds,
     NonNegative,
     SortedL1,
     TopKBall,
@@ -416,3 +419,69 @@ def test_lars_ends_where_coordinate_descent_does(dtype):
         LARS(max_iter=1).solve(x, dictionary, penalty=L1(0.1))
     with pytest.raises(TypeError, match="`LARS` needs a penalty that is `L1`; `ElasticNet` is not"):
         LARS().solve(x, dictionary, penalty=ElasticNet(1.0, 1.0))
+
+
+def sparse_rows(n_rows=60):
+    return [part.double() for part in make_sparse_data(n_rows, 16, 40, k=3, noise=0.01)[:2]]
+
+
+CORNERED = [L0(0.02), LHalf(0.02), LTwoThirds(0.02)]
+OTHERS = [
+    CEL0(0.02),
+    MCP(0.1, gamma=2.0),
+    SCAD(0.1, a=3.7),
+    LogSum(0.05, 0.1),
+    ElasticNet(0.1, 0.1),
+]
+
+
+@pytest.mark.parametrize("penalty", CORNERED, ids=lambda penalty: type(penalty).__name__)
+def test_coordinate_descent_leaves_zero_where_that_costs_less(penalty):
+    x, dictionary = sparse_rows()
+    found = CoordinateDescent().solve(x, dictionary, penalty=penalty)
+    zero = x.square().sum(1) / 2
+    assert float(found.objective.mean()) < 0.6 * float(zero.mean())
+    assert bool(found.converged.all())
+
+
+@pytest.mark.parametrize("penalty", CORNERED + OTHERS, ids=lambda penalty: type(penalty).__name__)
+def test_codes_of_coordinate_descent_do_not_depend_on_other_rows(penalty):
+    x, dictionary = sparse_rows(25)
+    solve = partial(CoordinateDescent().solve, penalty=penalty, warn=False)
+    whole = solve(x, dictionary).codes.to_dense()
+    alone = [solve(row[None], dictionary).codes.to_dense() for row in x]
+    torch.testing.assert_close(whole, torch.cat(alone), rtol=0, atol=1e-12)
+
+
+def test_sparse_bayes_does_not_depend_on_the_norm_of_atoms():
+    x, dictionary = sparse_rows(20)
+    small, large = (
+        SparseBayes(max_iter=50).solve(x, dictionary * scale, warn=False).codes.to_dense() * scale
+        for scale in (1e-3, 1.0)
+    )
+    torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-3)
+
+
+def test_an_atom_that_is_picked_again_is_one_entry():
+    x, dictionary = sparse_rows(5)
+    codes = MatchingPursuit(50).solve(x, dictionary).codes
+    assert torch.equal(codes.n_active, (codes.to_dense() != 0).sum(1))
+    assert int(codes.n_active.max()) <= 40
+
+
+def test_omp_stops_where_only_rounding_is_left():
+    generator = torch.Generator().manual_seed(0)
+    dictionary = torch.nn.functional.normalize(
+        torch.randn(40, 16, generator=generator, dtype=torch.float64), dim=1
+    )
+    x = 2 * dictionary[[3, 7]] + dictionary[[5, 9]]
+    assert int(OMP(5).solve(x, dictionary).codes.n_active.max()) == 2
+
+
+def test_starts_that_are_not_finite_and_empty_dictionaries_are_refused():
+    x, dictionary = sparse_rows(2)
+    start = torch.full((2, 40), torch.nan, dtype=torch.float64)
+    with pytest.raises(ValueError, match="`start` must be finite; got NaN"):
+        FISTA().solve(x, dictionary, penalty=L1(1.0), start=start)
+    with pytest.raises(ValueError, match="`dictionary` must have at least one atom; got none"):
+        FISTA().solve(x, dictionary[:0], penalty=L1(1.0))

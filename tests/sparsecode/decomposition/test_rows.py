@@ -59,3 +59,10 @@ def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match='`device` must be "auto" or a torch device'):
         choose_device("tpu-9")
+
+
+def test_codes_of_whole_numbers_are_decoded_and_nan_is_refused() -> None:
+    atoms = np.array([[0.5, 0.25], [1.0, 2.0]])
+    assert decoded(torch.ones(1, 2, dtype=torch.int64), atoms).tolist() == [[1.5, 2.25]]
+    with pytest.raises(ValueError, match="`X` must be finite; got NaN"):
+        decoded(torch.full((1, 2), torch.nan), atoms)

@@ -139,3 +139,14 @@ def test_what_is_refused(X: np.ndarray) -> None:
         RobustSparseNMF(weights=wrong).fit(X)
     with pytest.raises(NotFittedError):
         RobustSparseNMF().transform(X)
+
+
+@pytest.mark.parametrize("weights", ["correntropy", "l21"])
+def test_columns_of_zeros_do_not_take_all_the_weight(weights):
+    rng = np.random.default_rng(0)
+    informative = rng.random((80, 3)) @ rng.random((3, 10)) + 0.01 * rng.random((80, 10))
+    data = np.hstack([informative, np.zeros((80, 12))])
+    model = RobustSparseNMF(3, weights=weights, weight_axis="features", random_state=0).fit(data)
+    assert float(model.weights_[:10].max()) > 1e-3
+    fitted = model.codes_ @ model.components_
+    assert np.linalg.norm(fitted - data) < 0.3 * np.linalg.norm(data)
