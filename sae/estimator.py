@@ -272,7 +272,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             checked = check_array(X, input_name="X", **ACCEPTED)
         module = self._placed_module()
         if isinstance(module, ReconstructsProducts):
-            raise NotImplementedError(
+            raise TypeError(
                 f"`inverse_transform` is unsupported for {self.architecture!r}, which reconstructs "
                 "products of features. Use module_.decode, which gives matrices."
             )

@@ -40,7 +40,7 @@ def fold_input_scale(model: AbstractAutoencoder, scale: Tensor | float) -> Abstr
     ValueError
         If a factor is not positive and finite, or differs between the features of a model with
         tied weights.
-    NotImplementedError
+    TypeError
         If the encoder of the model is not affine.
 
     Examples
@@ -114,7 +114,7 @@ def fold_decoder_norms(model: AbstractAutoencoder) -> AbstractAutoencoder:
     ValueError
         If the model compares latents with each other, as TopK does, and the norms differ: other
         latents would be selected. If weights are tied and the norms are not 1.
-    NotImplementedError
+    TypeError
         If the encoder of the model is not affine.
 
     Examples
@@ -177,7 +177,7 @@ def check_affine(model: AbstractAutoencoder) -> None:
     """
     other = sorted(set(model.state_dict()) - PARTS)
     if other:
-        raise NotImplementedError(
+        raise TypeError(
             f"{type(model).__name__} cannot be folded: how {', '.join(other)} would change with "
             'the unit of the rows is not known. Train it with normalize="none".'
         )

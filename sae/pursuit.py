@@ -36,7 +36,7 @@ def matching_pursuit(model: AbstractAutoencoder, x: Tensor, *, k: int | None = N
     ------
     ValueError
         If the model has no k of its own and none is given.
-    NotImplementedError
+    TypeError
         If the decoder does not live in the space of the input, as in a transcoder, or the
         reconstruction is not its rows times the code.
 
@@ -56,7 +56,7 @@ def matching_pursuit(model: AbstractAutoencoder, x: Tensor, *, k: int | None = N
     (7, 3.0)
     """
     if model.n_targets is not None or isinstance(model, ReconstructsProducts):
-        raise NotImplementedError(
+        raise TypeError(
             "matching pursuit needs a decoder in the space of the input; that of "
             f"{type(model).__name__} is not. Use model.encode."
         )

@@ -6,6 +6,16 @@ from torch import Tensor
 UNUSED = 1e-6  # share of the largest use below which an atom is not moved
 
 
+def random_rows(rows: Tensor, n_atoms: int, generator: torch.Generator) -> Tensor:
+    """Return `n_atoms` of the rows that are not zero, filled up with random directions."""
+    drawn = torch.randn(n_atoms, rows.shape[1], generator=generator, dtype=torch.float64)
+    atoms = drawn.to(rows)
+    filled = rows[rows.abs().amax(1) > 0]
+    picked = torch.randperm(len(filled), generator=generator)[:n_atoms].to(rows.device)
+    atoms[: len(picked)] = filled[picked]
+    return atoms
+
+
 class AtomSums:
     """Products of codes with codes and with rows, summed over batches, and the current atoms.
 

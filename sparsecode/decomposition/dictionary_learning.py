@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sparsecode._checks import check_finite, check_float, check_floating, check_int, check_shape
-from sparsecode.decomposition.atoms import AtomSums
-from sparsecode.decomposition.rows import decoded, read_rows, written
+from sparsecode.decomposition.atoms import AtomSums, random_rows
+from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
 from sparsecode.decomposition.sparse_coder import default_solver
 from sparsecode.penalties import L1, AbstractPenalty, UnitNorm
 from sparsecode.solvers import AbstractSolver, NotConvergedWarning, SolverResult
@@ -20,7 +19,7 @@ from sparsecode.solvers import AbstractSolver, NotConvergedWarning, SolverResult
 DEFAULT_ALPHA = 1.0
 
 
-class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class DictionaryLearning(AddsUpAtoms):
     """Learn atoms of unit norm whose sparse sums are the rows.
 
     Minimizes ``sum_n 1/2 ||x_n - z_n D||^2 + penalty(z_n)`` over codes and atoms of norm 1, online:
@@ -212,29 +211,6 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         solver, penalty = self._method()
         return written(solver.solve(rows, atoms, penalty=penalty).codes, X, self.sparse_output)
 
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the rows that codes stand for, ``X @ components_``.
-
-        Parameters
-        ----------
-        X : array, csr_matrix or Tensor of shape (n_samples, n_components)
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        return decoded(X, self.components_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
     def _method(self) -> tuple[AbstractSolver, AbstractPenalty | None]:
         penalty = self.penalty
         takes_one = self.solver is None or self.solver.needs_penalty is not None
@@ -259,11 +235,7 @@ class DictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             atoms = check_finite("init", check_floating("init", init)).detach().to(rows)
             check_shape("init", atoms, (n_atoms, n_features), ("n_components", "n_features"))
         else:
-            drawn = torch.randn(n_atoms, n_features, generator=generator, dtype=torch.float64)
-            atoms = drawn.to(rows)
-            filled = rows[rows.abs().amax(1) > 0]
-            picked = torch.randperm(len(filled), generator=generator)[:n_atoms].to(rows.device)
-            atoms[: len(picked)] = filled[picked]
+            atoms = random_rows(rows, n_atoms, generator)
         if self.nonnegative:
             atoms = atoms.abs()
         self._root = None if self.metric is None else _square_root(self.metric, rows)

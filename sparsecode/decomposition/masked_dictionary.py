@@ -5,21 +5,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sparsecode._checks import check_finite, check_float, check_floating, check_int, check_shape
 from sparsecode.datafits import MaskedQuadratic
-from sparsecode.decomposition.rows import decoded, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
 from sparsecode.penalties import UnitNorm
 from sparsecode.solvers import OMP
 
 MIXED_ROWS = 1000  # that the atoms to begin with are made of
 
 
-class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class MaskedDictionaryLearning(AddsUpAtoms):
     """Learn a dictionary that predicts hidden coordinates from codes of observed ones.
 
     For each batch a random mask hides some coordinates. Codes are found by OMP on the observed
@@ -179,28 +178,9 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         codes = OMP(self.n_nonzero).solve(rows, atoms, datafit=datafit).codes
         return written(codes, X, self.sparse_output)
 
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the rows that codes stand for, ``X @ components_``; no entry is missing.
-
-        Parameters
-        ----------
-        X : array, csr_matrix or Tensor of shape (n_samples, n_components)
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        return decoded(X, self.components_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def _n_observed(self, n_features: int) -> int:

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -18,17 +17,16 @@ from sparsecode._checks import (
     check_int,
     check_shape,
 )
-from sparsecode.decomposition.atoms import AtomSums
+from sparsecode.codes import SparseCodes
+from sparsecode.decomposition.atoms import AtomSums, random_rows
 from sparsecode.decomposition.encoders import ENCODERS, AbstractEncoder
-from sparsecode.decomposition.rows import decoded, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
 from sparsecode.penalties import L1, UnitNorm
 from sparsecode.solvers import FISTA
-from sparsecode.solvers.base import codes_of
+from sparsecode.solvers.base import CHUNK_ENTRIES, codes_of
 
 
-class PredictiveSparseDecomposition(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class PredictiveSparseDecomposition(AddsUpAtoms):
     """Learn atoms together with a network that predicts the sparse codes of a row in one pass.
 
     Minimizes ``1/2 ||x - z D||^2 + alpha ||z||_1 + prediction_weight / 2 ||z - F(x)||^2`` over
@@ -198,37 +196,21 @@ class PredictiveSparseDecomposition(
         kept = next(module.parameters())
         if kept.device != rows.device or kept.dtype != rows.dtype:
             module = copy.deepcopy(module).to(rows)
-        with torch.no_grad():
-            codes_NF = module(rows)
-        if not self.n_refine:
-            return written(codes_of(codes_NF), X, self.sparse_output)
         atoms = torch.from_numpy(self.components_).to(rows)
+        with torch.no_grad():
+            parts = [
+                self._predicted(part, module, atoms)
+                for part in rows.split(max(1, CHUNK_ENTRIES // len(atoms)))
+            ]
+        return written(SparseCodes.cat(parts), X, self.sparse_output)
+
+    def _predicted(self, rows: Tensor, module: AbstractEncoder, atoms: Tensor) -> SparseCodes:
+        """Return the codes of some rows, dense only among themselves."""
+        codes_NF = module(rows)
+        if not self.n_refine:
+            return codes_of(codes_NF)
         solver = FISTA(max_iter=check_int("n_refine", self.n_refine, low=0))
-        found = solver.solve(rows, atoms, penalty=L1(self.alpha), start=codes_NF, warn=False)
-        return written(found.codes, X, self.sparse_output)
-
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the rows that codes stand for, ``X @ components_``.
-
-        Parameters
-        ----------
-        X : array, csr_matrix or Tensor of shape (n_samples, n_components)
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        return decoded(X, self.components_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
+        return solver.solve(rows, atoms, penalty=L1(self.alpha), start=codes_NF, warn=False).codes
 
     def _check_settings(self) -> None:
         check_float("alpha", self.alpha, low=0.0)
@@ -249,12 +231,8 @@ class PredictiveSparseDecomposition(
             check_shape("dictionary", atoms, shape, ("n_components", "n_features"))
             return atoms.to(rows).clone()
         n_atoms = rows.shape[1] if self.n_components is None else self.n_components
-        shape = (check_int("n_components", n_atoms, low=1), rows.shape[1])
-        atoms = torch.randn(shape, generator=generator, dtype=torch.float64).to(rows)
-        filled = rows[rows.abs().amax(1) > 0]
-        picked = torch.randperm(len(filled), generator=generator)[:n_atoms].to(rows.device)
-        atoms[: len(picked)] = filled[picked]
-        return UnitNorm().prox(atoms, 1.0)
+        n_atoms = check_int("n_components", n_atoms, low=1)
+        return UnitNorm().prox(random_rows(rows, n_atoms, generator), 1.0)
 
     def _learn(
         self,

@@ -5,13 +5,43 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
 from sparsecode._checks import check_finite
 from sparsecode.codes import SparseCodes
 
 KINDS: Any = [np.float64, np.float32]
+
+
+class AddsUpAtoms(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A transformer whose codes, times the atoms ``components_``, are rows again."""
+
+    components_: np.ndarray
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Return the rows that codes stand for, ``X @ components_``; no entry is missing.
+
+        Parameters
+        ----------
+        X : array, csr_matrix or Tensor of shape (n_samples, n_components)
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        return decoded(X, self.components_)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
 
 
 def read_rows(estimator: Any, X: Any, *, reset: bool, device: str, allow_nan: bool) -> Tensor:

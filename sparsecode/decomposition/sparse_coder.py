@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sparsecode._checks import check_finite, check_floating, check_shape
-from sparsecode.decomposition.rows import decoded, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
 from sparsecode.penalties import L1, AbstractPenalty, Convex, UnitNorm
 from sparsecode.solvers import FISTA, ISTA, OMP, AbstractSolver, CoordinateDescent
 
@@ -17,7 +16,7 @@ DEFAULT_NONZERO = 10
 DEFAULT_TOL = 1e-5  # of the lasso: what float32 can reach
 
 
-class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SparseCoder(AddsUpAtoms):
     """Transform rows into sparse codes of a fixed dictionary.
 
     Computations and results have the dtype of the input if that is float32 or float64; a tensor
@@ -142,29 +141,6 @@ class SparseCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         atoms = torch.from_numpy(self.components_).to(rows)
         codes = self.solver_.solve(rows, atoms, penalty=self.penalty).codes
         return written(codes, X, self.sparse_output)
-
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the rows that codes stand for, ``X @ components_``.
-
-        Parameters
-        ----------
-        X : array, csr_matrix or Tensor of shape (n_samples, n_components)
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        return decoded(X, self.components_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 def default_solver(penalty: AbstractPenalty | None) -> AbstractSolver:

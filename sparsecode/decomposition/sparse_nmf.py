@@ -5,7 +5,6 @@ from typing import Any, Literal
 import numpy as np
 import scipy.sparse
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.neighbors import kneighbors_graph
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from sparsecode._checks import check_choice, check_float, check_int
 from sparsecode.datafits import WeightedQuadratic
-from sparsecode.decomposition.rows import decoded, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
 from sparsecode.penalties import UnitNorm, WeightedL1
 from sparsecode.solvers import FISTA
 
@@ -23,7 +22,7 @@ SMALLEST = 0.1  # error, as a share of the median, below which the l21 weight gr
 PATIENCE = 20  # iterations between two looks at what they gained
 
 
-class RobustSparseNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class RobustSparseNMF(AddsUpAtoms):
     """Write rows as sparse, non-negative sums of non-negative parts of norm 1.
 
     Minimizes ``1/2 sum_nd V_nd (x_nd - (Z H)_nd)^2 + alpha ||Z||_1 + graph_weight / 2 tr(Z^T L Z)``
@@ -203,29 +202,10 @@ class RobustSparseNMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         found = solver.solve(filled, parts, penalty=penalty, datafit=datafit)
         return written(found.codes, X, self.sparse_output)
 
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the rows that codes stand for, ``X @ components_``; no entry is missing.
-
-        Parameters
-        ----------
-        X : array, csr_matrix or Tensor of shape (n_samples, n_components)
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        return decoded(X, self.components_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.components_.shape[0]
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.positive_only = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def _read(self, X: Any, *, reset: bool) -> Tensor:

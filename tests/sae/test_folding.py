@@ -137,7 +137,5 @@ def test_an_encoder_of_unknown_form_is_refused():
         lambda: sae.fold_input_scale(Curved(), 2.0),
         lambda: sae.fold_decoder_norms(Curved()),
     ):
-        with pytest.raises(
-            NotImplementedError, match=r"cannot be folded: how (curvature|left, right)"
-        ):
+        with pytest.raises(TypeError, match=r"cannot be folded: how (curvature|left, right)"):
             fold()

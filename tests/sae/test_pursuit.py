@@ -82,7 +82,7 @@ def test_what_it_cannot_serve():
         sae.Transcoder(n_features=6, n_latents=20, k=2),
         sae.Bilinear(n_features=6, n_latents=20),
     ):
-        with pytest.raises(NotImplementedError, match="matching pursuit needs a decoder in the sp"):
+        with pytest.raises(TypeError, match="matching pursuit needs a decoder in the sp"):
             sae.matching_pursuit(model, torch.ones(2, 6), k=2)
     with pytest.raises(ValueError, match="`k` must be given for ReLU, which has no k of its own"):
         sae.matching_pursuit(sae.ReLU(n_features=6, n_latents=20), torch.ones(2, 6))
