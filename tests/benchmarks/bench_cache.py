@@ -7,6 +7,7 @@ and starts its own stream. METHODS are described in README.md.
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -73,18 +74,9 @@ def time_reading(cache: Cache, folder: Path, smoke: bool) -> list[dict]:
     consume(cache.batches(BATCH, epochs=1, dtype=None))
     verifying = time.perf_counter() - start
     check_order(cache)
-    contenders = ours(cache)
-    notes: dict[str, str] = {}
-    peers, missing = theirs(cache, folder)
-    for name, read in peers.items():
-        total = sum(float(batch.double().sum()) for batch in read())
-        expected = float(cache.mean.sum()) * cache.n_rows
-        if abs(total - expected) > 1e-3 * cache.n_rows:
-            notes[name] = f"reads something else: sum {total:.4g} instead of {expected:.4g}"
-        else:
-            contenders[name] = lambda read=read: consume(read())
+    peers, missing = theirs(cache, folder)  # ours are checked above, theirs there
     timings = interleave(
-        contenders,
+        ours(cache) | peers,
         baseline="copy of the mapped file into new memory",
         rounds=1 if smoke else 7,
         warmup=0 if smoke else 1,
@@ -96,7 +88,7 @@ def time_reading(cache: Cache, folder: Path, smoke: bool) -> list[dict]:
     ]
     name = "shuffled, stored float16, first epoch after opening: with checksums"
     rows.append({"name": name, "gb_per_s": size / verifying / 1e9, "ms": verifying * 1e3})
-    rows += [{"name": name, "note": note} for name, note in {**notes, **missing}.items()]
+    rows += [{"name": name, "note": note} for name, note in missing.items()]
     return rows
 
 
@@ -144,45 +136,74 @@ def ours(cache: Cache) -> dict[str, Callable[[], object]]:
     }
 
 
-def theirs(
-    cache: Cache, folder: Path
-) -> tuple[dict[str, Callable[[], Iterator[Tensor]]], dict[str, str]]:
-    """Return the ways in which SAELens reads the same rows, and notes on what is not installed."""
+def theirs(cache: Cache, folder: Path) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """Return the ways in which SAELens reads the same rows, and notes on what is not installed.
+
+    Its reader keeps half of its mixing buffer: to serve as many rows as there are, it reads 4,096
+    more.
+    """
     try:
-        from datasets import Array2D, Dataset, Features, disable_progress_bars
-        from sae_lens.training.mixing_buffer import mixing_buffer
+        from sae_lens.training.activations_store import ActivationsStore
     except ImportError as error:
         return {}, {"SAELens, cached activations": f"not measured: {error}"}
-    disable_progress_bars()
-    rows = cache.rows(0, cache.n_rows, dtype=None).reshape(-1, CONTEXT, cache.n_features)
-    features = Features({"acts": Array2D(shape=rows.shape[1:], dtype="float16")})
-    parts = []
-    for number, part in enumerate(rows.split(512)):  # it writes shards too
-        parts.append(folder / f"arrow{number}")
-        Dataset.from_dict({"acts": part.numpy()}, features=features).save_to_disk(parts[-1])
+    path = write_dataset(cache, folder)
+    first = cache.rows(0, PROMPTS * CONTEXT, dtype=None)
     readers = {}
-    for name, dtype in {"float16": torch.float16, "float32": torch.float32}.items():
-        data = _arrow(parts, dtype)
+    for dtype in ("float16", "float32"):
+        store = ActivationsStore(
+            model=None,
+            dataset=None,
+            cached_activations_path=str(path),
+            hook_name="acts",
+            hook_head_index=None,
+            d_in=cache.n_features,
+            context_size=CONTEXT,
+            store_batch_size_prompts=PROMPTS,
+            n_batches_in_buffer=BUFFER // CONTEXT,
+            train_batch_size_tokens=BATCH,
+            total_training_tokens=cache.n_rows,
+            normalize_activations="none",
+            prepend_bos=False,
+            streaming=False,
+            device=torch.device("cpu"),
+            dtype=dtype,
+        )
+        found, _ = store.get_raw_llm_batch()
+        torch.testing.assert_close(found.to(first.dtype), first, rtol=0, atol=0)
 
-        def raw(data=data) -> Iterator[Tensor]:
-            # ActivationsStore._load_raw_llm_batch_from_cached
-            for start in range(0, len(data), PROMPTS):
-                yield data[start : start + PROMPTS]["acts"].reshape(-1, cache.n_features)
+        def shuffled(store=store) -> None:
+            store.current_row_idx = 0
+            consume(itertools.islice(store.get_data_loader(), cache.n_rows // BATCH))
 
-        def mixed(raw=raw) -> Iterator[Tensor]:
-            return mixing_buffer(BUFFER, BATCH, raw())
+        def in_order(store=store) -> None:
+            store.current_row_idx = 0
+            for _ in range(cache.n_rows // (PROMPTS * CONTEXT)):
+                store.get_raw_llm_batch()
 
-        readers[f"SAELens, mixing buffer, {name}"] = mixed
-        readers[f"datasets, in order, {name}"] = raw
+        readers[f"SAELens, shuffled, {dtype}"] = shuffled
+        readers[f"SAELens, in order, {dtype}"] = in_order
     return readers, {}
 
 
-def _arrow(parts: list[Path], dtype: torch.dtype):
-    from datasets import concatenate_datasets, load_from_disk
+def write_dataset(cache: Cache, folder: Path) -> Path:
+    """Write the rows as the CacheActivationsRunner of SAELens does: its columns, in shards."""
+    from datasets import Array2D, Dataset, Features, Sequence, Value, concatenate_datasets
 
-    data = concatenate_datasets([load_from_disk(part) for part in parts])
-    data.set_format(type="torch", columns=["acts"], device="cpu", dtype=dtype)
-    return data
+    rows = cache.rows(0, cache.n_rows, dtype=None).reshape(-1, CONTEXT, cache.n_features)
+    columns = {"acts": rows, "token_ids": cache.token_ids(0, cache.n_rows).reshape(-1, CONTEXT)}
+    features = Features(
+        {
+            "acts": Array2D(shape=rows.shape[1:], dtype="float16"),
+            "token_ids": Sequence(Value("int32"), length=CONTEXT),
+        }
+    )
+    parts = []
+    for start in range(0, len(rows), 512):
+        shard = {name: column[start : start + 512].numpy() for name, column in columns.items()}
+        Dataset.from_dict(shard, features=features).save_to_disk(folder / f"part{start}")
+        parts.append(Dataset.load_from_disk(folder / f"part{start}"))
+    concatenate_datasets(parts).save_to_disk(folder / "arrow", num_shards=len(parts))
+    return folder / "arrow"
 
 
 def consume(batches: Iterator[Tensor]) -> None:

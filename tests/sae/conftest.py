@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import sae.cache
 from sae.cache import Cache
 from sparsecode import io
 
+MEMORY = Path("/dev/shm")
 EVIL = "</script><img src=x onerror=window.hacked=1>"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [
@@ -43,6 +45,19 @@ TEXTS = [
     "a playing king sat on the cat .",
     "playing on , playing on the mat , a cat ' s king .",
 ] * 12
+
+
+@pytest.fixture(scope="module")
+def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory where there is one: no process that dies loses what it wrote to a file.
+
+    A test that saves thousands of times would wait for the disk each time, and learn nothing.
+    """
+    if os.access(MEMORY, os.W_OK):
+        with tempfile.TemporaryDirectory(prefix="sparsecode-", dir=MEMORY) as folder:
+            yield Path(folder)
+    else:
+        yield tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Run by test_trainer_killed.py in a process of its own, so that each run costs a 
 ``python killed_runs.py FOLDER`` prints one JSON object.
 """
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which the first step of an optimizer loads: a second for every child
 
 import sae
 from sparsecode.datasets import make_sparse_data
@@ -22,6 +24,7 @@ N_RANDOM_KILLS = 20
 N_TOUCHES = 40
 SETTINGS = {"batch_size": 64, "n_steps": 24, "lr": 5e-3, "log_every": 3, "eval_every": 10}
 SETTINGS |= {"save_every": 2, "dead_after_tokens": 500, "progress": False}
+PATIENCE = 120  # seconds; a child that takes longer prints where it stands and fails
 
 
 def train(folder: Path) -> None:
@@ -50,10 +53,14 @@ def train_until_event(folder: Path, n: int) -> None:
 
 
 def in_child(work, *args, seconds: float | None = None) -> bool:
-    """Run in a forked child, killed after some seconds; return whether it was killed."""
+    """Run in a forked child, killed after some seconds; return whether it was killed.
+
+    The parent never trains: a process that has had threads cannot be forked safely.
+    """
     child = os.fork()
     if child == 0:
         code = 1
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             work(*args)
             code = 0
@@ -111,7 +118,7 @@ def killed_at_each_touch(root: Path, whole: dict[str, str]) -> dict[str, int]:
 
 def main(root: Path) -> None:
     """Print what happened."""
-    train(root / "first")  # loads what is loaded on demand, for all children
+    assert not in_child(train, root / "first")  # what a first run must wait for is not measured
     start = time.perf_counter()
     assert not in_child(train, root / "whole")
     duration = time.perf_counter() - start

@@ -13,9 +13,9 @@ SCRIPT = Path(__file__).with_name("killed_runs.py")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
-    call = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("runs"))]
+def found(in_memory: Path) -> dict[str, dict[str, int]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, str(SCRIPT), str(in_memory)]
     done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -3,6 +3,7 @@
 Run by test_session.py in a process of its own: the model is built once, and each writer is a fork.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from torch import nn
 import sae.cache
 
 N_KILLS = 20
+PATIENCE = 120  # seconds; a child that takes longer prints where it stands and fails
 IDS = [[1 + (i * j) % 30 for j in range(3 + i % 9)] for i in range(150)]
 
 
@@ -45,6 +47,7 @@ def write(model: Model, out: Path) -> None:
 def fork(model: Model, out: Path) -> int:
     child = os.fork()
     if child == 0:
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             write(model, out)
         except BaseException as error:  # the parent reads the status

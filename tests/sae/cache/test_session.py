@@ -28,9 +28,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(1200)  # a hundred processes, on a machine that may be busy
-def test_a_writer_killed_at_random_moments_continues(tmp_path: Path) -> None:
+def test_a_writer_killed_at_random_moments_continues(in_memory: Path) -> None:
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("kill_writer.py"), tmp_path],
+        [sys.executable, Path(__file__).with_name("kill_writer.py"), in_memory],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
