@@ -246,9 +246,13 @@ class AbstractSource(ABC):
             if window.blocks is not blocks:  # else these are all blocks, as in the last epoch
                 blocks = window.blocks
                 parts = [blocks[i : i + _PREPARED] for i in range(0, len(blocks), _PREPARED)]
-                list(pool.map(self._prepare, parts))
+                prepared = pool.map(self._prepare, parts)
+                order = window.order  # is found meanwhile
+                list(prepared)
                 places = np.concatenate([self._place(int(block)) for block in blocks])
-            yield places[window.order]
+            else:
+                order = window.order
+            yield places[order]
 
     def _pick_all(self, places: np.ndarray, scratch: np.ndarray, out: Tensor) -> Tensor:
         """Copy the rows at `places` into `out`, a tensor of any dtype."""

@@ -261,9 +261,14 @@ class Cache(AbstractSource):
         ends = (np.diff(known) != 1) | np.isin(known[1:], self._first_blocks)
         for run in np.split(known, np.flatnonzero(ends) + 1):
             if len(run):
-                shard, first, _ = self._place_of(int(run[0]))
+                number, first, _ = self._place_of(int(run[0]))
                 _, _, last = self._place_of(int(run[-1]))
-                will_need(self._shards.get(shard).activations[first:last])
+                shard = self._shards.get(number)
+                if self._row is None:
+                    will_need(shard.activations[first:last], shard.path)
+                else:  # where the pages are mapped already, if they were read before
+                    rows, firsts = self._row
+                    will_need(rows[firsts[number] + first : firsts[number] + last], shard.path)
 
     def _place(self, block: int) -> np.ndarray:
         shard, first, last = self._place_of(block)

@@ -7,6 +7,7 @@ window, the usual case of data that fit in it, this is a uniform permutation of 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count, pairwise
 
 import numpy as np
@@ -17,18 +18,26 @@ class Window:
     """Blocks that are read together.
 
     ``blocks`` are the blocks in reading order, ``starts[i]`` is the row of the window with which
-    the i-th of them begins, and ``order`` the rows to serve, without those served before a
-    resumption.
+    the i-th of them begins, ``key`` the seed of its order, None for rows in their order, and
+    ``served`` the number of rows that were served before a resumption.
     """
 
     blocks: np.ndarray
     starts: np.ndarray
-    order: np.ndarray
+    key: tuple[int, ...] | None
+    served: int
 
     @property
     def rows(self) -> int:
         """Number of rows that are read."""
         return int(self.starts[-1])
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The rows to serve; found when first asked for, as a permutation takes its time."""
+        if self.key is None:
+            return np.arange(self.served, self.rows)
+        return _random(*self.key).permutation(self.rows)[self.served :]
 
 
 def windows(
@@ -73,8 +82,7 @@ def windows(
             if skip >= rows:
                 skip -= rows
                 continue
-            order = _random(seed, epoch, number).permutation(rows) if shuffle else np.arange(rows)
-            yield Window(chosen, starts, order[skip:])
+            yield Window(chosen, starts, (seed, epoch, number) if shuffle else None, skip)
             skip = 0
 
 

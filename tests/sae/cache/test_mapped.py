@@ -1,21 +1,46 @@
 """A hint to the system changes nothing but the time."""
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sae.cache import mapped
 from sae.cache.mapped import map_in_a_row, will_need
 
 
+@pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 3), slice(1, 9000), slice(8999, 9000)])
-def test_rows_are_as_before(tmp_path: Path, rows: slice) -> None:
+def test_rows_are_as_before(tmp_path: Path, rows: slice, told: bool) -> None:
     values = np.arange(9000 * 5, dtype=np.float32).reshape(9000, 5)
     np.save(tmp_path / "rows.npy", values)
-    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    will_need(mapped[rows])
-    np.testing.assert_array_equal(mapped, values)
+    there = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    will_need(there[rows], tmp_path / "rows.npy" if told else None)
+    np.testing.assert_array_equal(there, values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has no such request")
+def test_what_is_in_memory_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    system = mapped._system()
+    path = tmp_path / "rows.npy"
+    np.save(path, np.zeros(2**20))
+    rows = np.load(path, mmap_mode="r")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    monkeypatch.setattr(system, "madvise", lambda *_: asked.append(1))
+    will_need(rows, path)
+    before = len(asked)
+    rows.sum()
+    will_need(rows, path)
+    assert len(asked) == before
+    will_need(rows)
+    assert len(asked) == before + 1
 
 
 def test_memory_that_is_no_file_is_left_alone() -> None:
