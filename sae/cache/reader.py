@@ -27,7 +27,7 @@ from sae.cache.format import (
     refuse,
     shard_path,
 )
-from sae.cache.mapped import map_in_a_row, will_need
+from sae.cache.mapped import map_in_a_row, pick, will_need
 from sae.cache.statistics import RowStatistics
 from sparsecode._checks import check_choice, near_matches
 
@@ -280,7 +280,7 @@ class Cache(AbstractSource):
 
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
         stored = self._shards.get(storage).activations if self._row is None else self._row[0]
-        np.take(stored, rows, axis=0, out=out, mode="clip")  # "raise" would copy once more
+        pick(stored, rows, out)
 
     @property
     def _in_one_piece(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sae.cache.base import SPLITS, AbstractSource, check_fraction
 from sae.cache.format import JOURNAL, MANIFEST, from_bits, held_out_score, to_bits
 from sae.cache.joined import JoinedSource, join
-from sae.cache.mapped import will_need
+from sae.cache.mapped import pick, will_need
 from sae.cache.reader import Cache
 from sae.cache.reader import open as open_cache
 from sae.cache.statistics import RowStatistics
@@ -169,8 +169,8 @@ class ArraySource(AbstractSource):
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
         if self._plain is None:
             out[:] = _dense(self.matrix[rows])
-        else:  # "raise" in the place of "clip" would copy once more
-            np.take(self._plain, rows, axis=0, out=out, mode="clip")
+        else:
+            pick(self._plain, rows, out)
 
     @cached_property
     def _plain(self) -> np.ndarray | None:

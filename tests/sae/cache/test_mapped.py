@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae.cache import mapped
-from sae.cache.mapped import map_in_a_row, will_need
+from sae.cache.mapped import map_in_a_row, pick, will_need
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -77,3 +77,19 @@ def test_files_are_mapped_as_long_as_a_view_lives(tmp_path: Path) -> None:
     assert view.view(np.uint8).tolist() == [list(range(30, 40)), list(range(40, 50))]
     del view
     assert "one of them" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 511, 512, 513, 3000])
+@pytest.mark.parametrize("width", [1, 7])
+@pytest.mark.parametrize("near", [0, 2**24])
+def test_rows_are_picked(
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, width: int, near: int
+) -> None:
+    monkeypatch.setattr(mapped, "_NEAR", near)
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 2**16, (1000, width), dtype=np.uint16)
+    places = random.integers(0, 1000, n_rows)
+    out = np.full((n_rows + 2, width), 7, dtype=np.uint16)
+    pick(rows, places, out[1:-1])
+    np.testing.assert_array_equal(out[1:-1], rows[places])
+    assert (out[[0, -1]] == 7).all()
