@@ -1,5 +1,7 @@
 """Scoring: sparse queries against sparse documents, the exact first k."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -147,7 +149,7 @@ def _canonical(queries: SparseCodes, postings: Postings) -> tuple[Tensor, Tensor
             f"`queries` must have shape (n_queries, width) = (any, {postings.width}); "
             f"got {queries.shape}."
         )
-    rows = queries.to_scipy()
+    rows: Any = queries.to_scipy()
     data = rows.data.astype(np.float32)
     if not np.isfinite(data).all():
         bad = int(np.flatnonzero(~np.isfinite(data))[0])

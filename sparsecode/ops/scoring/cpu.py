@@ -45,6 +45,7 @@ class Lists:
 
     def add(self, values: np.ndarray, dims: np.ndarray, total: np.ndarray) -> None:
         """Add the scores of a query to `total`, in float32, without the scales."""
+        assert csc_matvec is not None  # `supports` has said so
         pointers, weight = np.zeros(2, np.int32), np.zeros(1, np.float32)
         for dim, value in zip(dims, values, strict=True):
             start, stop = self.offsets[dim], self.offsets[dim + 1]
@@ -113,7 +114,7 @@ def score_topk(
     values: Tensor, dims: Tensor, crow: list[int], postings: Postings, k: int, mask: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest scores, float32 (Q, k), and their rows, int64, of canonical queries."""
-    lists, allowed = Lists(postings), None if mask is None else mask.numpy()
+    lists, blocked = Lists(postings), None if mask is None else ~mask.numpy()
     n_queries = len(crow) - 1
     scores = np.full((n_queries, k), -np.inf, np.float32)
     rows = np.full((n_queries, k), -1, np.int64)
@@ -121,7 +122,7 @@ def score_topk(
     all_values, all_dims = values.numpy(), dims.numpy()
     for query in range(n_queries):
         own = slice(crow[query], crow[query + 1])
-        near = _near_the_top(all_values[own], all_dims[own], lists, k, allowed, total)
+        near = _near_the_top(all_values[own], all_dims[own], lists, k, blocked, total)
         exact = lists.exact(all_values[own], all_dims[own], near)
         order = np.argsort(-exact, kind="stable")[:k]  # near ascends: ties go to the lower row
         order = order[exact[order] > -np.inf]
@@ -146,7 +147,7 @@ def _near_the_top(
     dims: np.ndarray,
     lists: Lists,
     k: int,
-    allowed: np.ndarray | None,
+    blocked: np.ndarray | None,
     total: np.ndarray,
 ) -> np.ndarray:
     """Return ascending rows that hold the first k whatever the rounding of the first pass did."""
@@ -157,15 +158,15 @@ def _near_the_top(
     if lists.scales is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             total *= lists.scales
-    if allowed is not None:
-        total[~allowed] = -np.inf
+    if blocked is not None:
+        np.putmask(total, blocked, -np.inf)
     bound = float(np.abs(values.astype(np.float64)) @ lists.peaks[dims].astype(np.float64))
     slack = 2 * (len(dims) + 4) * UNIT * bound + np.finfo(np.float32).tiny
     threshold = _lower_bound(total, k) - slack
     if threshold > slack:  # clear of the zeros of documents that share nothing with the query
         return np.flatnonzero(total >= np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     near = lists.matched(dims)
-    return near if allowed is None else near[allowed[near]]
+    return near if blocked is None else near[~blocked[near]]
 
 
 def _lower_bound(total: np.ndarray, k: int) -> float:
