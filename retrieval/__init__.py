@@ -1,5 +1,9 @@
 """Sparse embeddings and sparse retrieval."""
 
+from retrieval.evaluation import beir as beir
+from retrieval.evaluation import evaluate as evaluate
+from retrieval.evaluation import search_cost as search_cost
+from retrieval.evaluation import trec as trec
 from retrieval.index import AbstractIndex as AbstractIndex
 from retrieval.index import ExactIndex as ExactIndex
 from retrieval.index import Pruning as Pruning

@@ -29,8 +29,8 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
     """Exact search over posting lists, without a server and without further packages.
 
     Scores are those of ``queries @ documents.T`` for the values held, added in float64. `search`
-    has the options ``first_terms`` and ``n_candidates``: with both, only the ``first_terms`` largest
-    entries of a query find ``n_candidates`` documents, which are then scored with all of them
+    has the options ``first_terms`` and ``n_candidates``: with both, only the ``first_terms``
+    largest entries of a query find ``n_candidates`` documents, which are scored with all of them
     (two-phase search); scores are exact, but results may be missing. `recall` measures that.
 
     Parameters
