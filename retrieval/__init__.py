@@ -1,5 +1,8 @@
 """Sparse embeddings and sparse retrieval."""
 
+from retrieval import export as export
+from retrieval import hybrid as hybrid
+from retrieval import opensearch as opensearch
 from retrieval.evaluation import beir as beir
 from retrieval.evaluation import evaluate as evaluate
 from retrieval.evaluation import search_cost as search_cost
@@ -9,3 +12,5 @@ from retrieval.index import ExactIndex as ExactIndex
 from retrieval.index import Pruning as Pruning
 from retrieval.index import SearchResults as SearchResults
 from retrieval.index import open_index as open_index
+from retrieval.searcher import Explanation as Explanation
+from retrieval.searcher import Searcher as Searcher

@@ -48,5 +48,7 @@ def test_table_and_plot_show_every_row():
     assert lines[1].split() == ["k=8", "a", "0.2500", "2.0000", "-"]
     figure = cost_plot(rows)
     assert [list(trace.x) for trace in figure.data] == [[1.0, 2.0], [9.0]]
-    with pytest.raises(ValueError, match=r"`rows` must each have 'flops'; got keys \['nDCG@10', 'name'\]"):
+    with pytest.raises(
+        ValueError, match=r"`rows` must each have 'flops'; got keys \['nDCG@10', 'name'\]"
+    ):
         cost_plot([{"name": "a", "nDCG@10": 0.1}])
