@@ -64,7 +64,7 @@ def test_the_clauses_add_up_to_the_dot_product():
 
 
 def test_what_servers_refuse_is_refused_here():
-    with pytest.raises(ValueError, match=r"`documents` must have weights of at least .* got -2"):
+    with pytest.raises(ValueError, match=r"`documents` must have weights of at least .* got -"):
         list(opensearch.bulk_lines(-ROWS, [1, 2], index="i"))
     with pytest.raises(ValueError, match=r"`names` must not be empty or have dots.*; got 'a\.b'"):
         opensearch.query(ROWS[:1], names=["a.b", "c", "d"])
