@@ -10,6 +10,7 @@ from retrieval.evaluation import trec as trec
 from retrieval.index import AbstractIndex as AbstractIndex
 from retrieval.index import ExactIndex as ExactIndex
 from retrieval.index import Pruning as Pruning
+from retrieval.index import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index import SearchResults as SearchResults
 from retrieval.index import open_index as open_index
 from retrieval.searcher import Explanation as Explanation

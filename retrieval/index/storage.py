@@ -192,14 +192,15 @@ def _read(path: Path, expected: Mapping[str, Any], verify: bool) -> np.ndarray:
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise io.CorruptFileError(_sentence(path, f"it has {size} of {expected['bytes']} bytes"))
-    if verify and _sha256(path) != expected["sha256"]:
+    if verify and sha256_of(path) != expected["sha256"]:
         raise io.CorruptFileError(_sentence(path, "its SHA-256 differs from the recorded one"))
     if size < SMALL:  # also arrays of no entries, which cannot be mapped
         return np.load(path, allow_pickle=False)
     return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
