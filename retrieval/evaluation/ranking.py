@@ -1,0 +1,109 @@
+"""Ranking metrics, computed by ir-measures (trec_eval underneath)."""
+
+from collections.abc import Mapping, Sequence
+
+Run = Mapping[str, Mapping[str, float]]
+Qrels = Mapping[str, Mapping[str, int]]
+MEASURES = ("nDCG@10", "R@100", "RR@10")
+
+
+def evaluate(
+    run: Run,
+    qrels: Qrels,
+    measures: Sequence[str] = MEASURES,
+    *,
+    ignore_identical_ids: bool = False,
+) -> dict[str, float]:
+    """Return the mean of ranking metrics over all judged queries.
+
+    Numbers are those of ir-measures, which asks trec_eval: nDCG has the grade itself as gain,
+    documents without a judgment count as not relevant, and documents of equal score are taken in
+    descending order of their ids (RR with a cutoff: ascending). A judged query without results
+    counts as zero.
+
+    Parameters
+    ----------
+    run : mapping
+        ``{query id: {document id: score}}``, as `SearchResults.to_run` makes it.
+    qrels : mapping
+        ``{query id: {document id: grade}}``; above 0 is relevant. Queries without a relevant
+        document are left out of the mean, as is everything in `run` that was not judged at all.
+    measures : sequence of str, default=("nDCG@10", "R@100", "RR@10")
+        Names of ir-measures: nDCG, RR, R, AP, P, Success and others, with a cutoff.
+    ignore_identical_ids : bool, default=False
+        Leave a result out whose id is that of the query, as BEIR does for ArguAna and Quora.
+
+    Returns
+    -------
+    dict
+        Measure -> mean.
+
+    Examples
+    --------
+    >>> qrels = {"q1": {"a": 2, "b": 1}}
+    >>> evaluate({"q1": {"a": 2.0, "c": 1.5, "b": 1.0}}, qrels, ["RR@10", "R@2"])
+    {'RR@10': 1.0, 'R@2': 0.5}
+    """
+    per_query = evaluate_each(run, qrels, measures, ignore_identical_ids=ignore_identical_ids)
+    return {
+        name: sum(values[name] for values in per_query.values()) / len(per_query)
+        for name in measures
+    }
+
+
+def evaluate_each(
+    run: Run,
+    qrels: Qrels,
+    measures: Sequence[str] = MEASURES,
+    *,
+    ignore_identical_ids: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Return ranking metrics of every judged query.
+
+    Parameters
+    ----------
+    run, qrels : mapping
+        As in `evaluate`.
+    measures : sequence of str, default=("nDCG@10", "R@100", "RR@10")
+    ignore_identical_ids : bool, default=False
+
+    Returns
+    -------
+    dict
+        Query id -> measure -> value.
+    """
+    try:
+        import ir_measures
+    except ModuleNotFoundError:
+        raise ImportError(
+            "`evaluate` needs ir-measures. Install it with pip install 'sparsecode[retrieval]'."
+        ) from None
+    parsed = {}
+    for name in measures:
+        try:
+            parsed[ir_measures.parse_measure(name)] = name
+        except (NameError, ValueError, SyntaxError):
+            raise ValueError(
+                f"`measures` must be names such as 'nDCG@10', 'RR@10', 'R@100' or 'AP@100'; "
+                f"got {name!r}."
+            ) from None
+    judged = {
+        query: {one: int(grade) for one, grade in grades.items()}
+        for query, grades in qrels.items()
+        if any(grade > 0 for grade in grades.values())
+    }
+    if not judged:
+        raise ValueError("`qrels` must have a query with a relevant document; got none.")
+    results = {
+        query: {
+            one: float(score)
+            for one, score in run.get(query, {}).items()
+            if not (ignore_identical_ids and one == query)
+        }
+        for query in judged
+    }
+    values = {query: dict.fromkeys(measures, 0.0) for query in judged}
+    for metric in ir_measures.iter_calc(list(parsed), judged, results):
+        if metric.query_id in values:
+            values[metric.query_id][parsed[metric.measure]] = float(metric.value)
+    return values

@@ -1,0 +1,5 @@
+"""Scoring: the documents with the largest dot products with sparse queries."""
+
+from sparsecode.ops.scoring.api import score_rows as score_rows
+from sparsecode.ops.scoring.api import score_topk as score_topk
+from sparsecode.ops.scoring.postings import Postings as Postings
