@@ -91,7 +91,7 @@ def contributions(query: Any, document: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest(rows: scipy.sparse.csr_matrix, k: int | None) -> scipy.sparse.csr_matrix:
-    """Keep the `k` largest entries of each row, ties to the lower dimension.
+    """Keep the `k` largest entries of each row by size, ties to the lower dimension.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def largest(rows: scipy.sparse.csr_matrix, k: int | None) -> scipy.sparse.csr_ma
         return rows
     counts = np.diff(rows.indptr)
     row_ids = np.repeat(np.arange(rows.shape[0]), counts)
-    order = np.lexsort((rows.indices, -rows.data, row_ids))
+    order = np.lexsort((rows.indices, -np.abs(rows.data), row_ids))
     places = np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], counts)
     kept = np.sort(order[places < k])
     indptr = np.concatenate([[0], np.minimum(counts, k).cumsum()])
