@@ -32,7 +32,7 @@ def flops(activations: Tensor, *, threshold: int | None = None) -> Tensor:
 
     References
     ----------
-    Paria et al. (2020), "Minimizing FLOPs to Learn Efficient Sparse Representations", eq. (4).
+    Paria et al. (2020), "Minimizing FLOPs to Learn Efficient Sparse Representations".
     arXiv:2004.05665. The mask: Shen et al. (2025), "Exploring l0 Sparsification for Inference-free
     Sparse Retrievers". arXiv:2504.14839.
 
@@ -252,19 +252,20 @@ def semi_hard_triplet(rows: Tensor, labels: Tensor, *, margin: float = 0.1) -> T
     0.5
     """
     check_shape("labels", labels, (len(rows),), ("n_rows",))
-    distances = (rows.unsqueeze(1) - rows.unsqueeze(0)).square().sum(-1)
+    squares = rows.square().sum(1)
+    products = rows @ rows.t()
+    distances = (squares.unsqueeze(1) + squares - 2 * products).clamp(min=0)
     same = labels.unsqueeze(1) == labels
     pairs = same & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    pairs &= (~same).any(1, keepdim=True)
-    anchors, partners = pairs.nonzero(as_tuple=True)
-    if not len(anchors):
+    pairs = pairs & (~same).any(1, keepdim=True)
+    if not bool(pairs.any()):
         return rows.sum() * 0.0
-    width = distances[anchors, partners]
-    others = distances[anchors].masked_fill(same[anchors], torch.inf)
-    farther = others.masked_fill(others <= width.unsqueeze(1), torch.inf).amin(1)
-    farthest = distances[anchors].masked_fill(same[anchors], -torch.inf).amax(1)
-    negative = torch.where(torch.isfinite(farther), farther, farthest)
-    return (margin + width - negative).relu().mean()
+    # Of the distances to rows of other labels, in ascending order, the first beyond the pair's.
+    others = distances.masked_fill(same, torch.inf).sort(1).values
+    place = torch.searchsorted(others.detach(), distances.detach(), right=True)
+    last = (~same).sum(1, keepdim=True) - 1
+    negative = others.gather(1, torch.minimum(place, last.clamp(min=0)))
+    return (margin + distances - negative)[pairs].relu().mean()
 
 
 def angular_margin(
@@ -315,7 +316,7 @@ def margin_mse(scores: Tensor, teacher: Tensor) -> Tensor:
     References
     ----------
     Hofstatter et al. (2020), "Improving Efficient Neural Ranking Models with Cross-Architecture
-    Knowledge Distillation", eq. (6). arXiv:2010.02666.
+    Knowledge Distillation". arXiv:2010.02666.
 
     Examples
     --------
@@ -372,7 +373,7 @@ def ensemble(scores: list[Tensor], *, scale: float = 30.0) -> Tensor:
     References
     ----------
     Geng et al. (2024), "Towards Competitive Search Relevance For Inference-Free Learned Sparse
-    Retrievers", eq. (8). arXiv:2411.04403.
+    Retrievers". arXiv:2411.04403.
 
     Examples
     --------

@@ -126,7 +126,7 @@ class ContrastiveSparseEncoder(
     References
     ----------
     Wen et al. (2025), "Beyond Matryoshka: Revisiting Sparse Coding for Adaptive Representation",
-    eq. (2) to (7). arXiv:2503.01776. Labels and the schedule of k: Guo et al. (2026), "CSRv2".
+    with its code. arXiv:2503.01776. Labels and the schedule of k: Guo et al. (2026), "CSRv2".
     arXiv:2602.05735.
 
     Examples
@@ -144,6 +144,7 @@ class ContrastiveSparseEncoder(
     module_: TiedTopK
     code_norms_: np.ndarray
     n_iter_: int
+    n_features_in_: int
 
     def __init__(
         self,
@@ -246,6 +247,10 @@ class ContrastiveSparseEncoder(
             The estimator itself.
         """
         start: Checkpoint | None = vars(self).get("_checkpoint")
+        if start is None and "module_" in vars(self):
+            raise ValueError(
+                "`partial_fit` needs the state of the training, which files do not keep. Use `fit`."
+            )
         source, kind = self._source(X, y, reset=start is None)
         batch_size = check_int("batch_size", self.batch_size, low=1)
         if start is None:
@@ -437,6 +442,12 @@ class ContrastiveSparseEncoder(
         parts = [part.values for part in self._encoded(ArrayRows(rows), wide)]
         lengths = torch.cat(parts).square().cumsum(1).sqrt().mean(0)
         self.code_norms_ = lengths.cpu().numpy().astype(np.float32)
+        return self
+
+    def _fitted_from(self, module: TiedTopK, norms: np.ndarray) -> "ContrastiveSparseEncoder":
+        """Take over weights from elsewhere, without the state of their training."""
+        self.module_, self.code_norms_ = module, norms
+        self.n_features_in_, self.n_iter_ = module.n_features, 0
         return self
 
     @torch.no_grad()

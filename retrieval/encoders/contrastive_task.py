@@ -59,7 +59,7 @@ class ContrastiveSettings:
 
         References
         ----------
-        Guo et al. (2026), "CSRv2: Unlocking Ultra-Sparse Embeddings", section 4.
+        Guo et al. (2026), "CSRv2: Unlocking Ultra-Sparse Embeddings".
         arXiv:2602.05735.
         """
         if self.k_start is None or progress >= self.k_anneal_share:

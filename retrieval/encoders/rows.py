@@ -43,8 +43,9 @@ def read_embeddings(estimator: Any, X: Any, *, reset: bool) -> Any:
                 "`X` must hold floating numbers of shape (n_samples, n_features) with at least one "
                 f"row and feature; got shape {X.shape}, dtype {X.dtype}."
             )
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
-        return X
+        mapped: Any = X
+        validate_data(estimator, mapped, reset=reset, skip_check_array=True)
+        return mapped
     if isinstance(X, Tensor):
         if X.ndim != 2 or 0 in X.shape or X.is_complex():
             raise ValueError(
@@ -170,7 +171,10 @@ def stacked(parts: list[scipy.sparse.csr_matrix]) -> scipy.sparse.csr_matrix:
     ----------
     parts : list of csr_matrix
     """
-    return parts[0] if len(parts) == 1 else scipy.sparse.vstack(parts, format="csr")
+    if len(parts) == 1:
+        return parts[0]
+    rows: Any = scipy.sparse.vstack(parts, format="csr")
+    return rows
 
 
 def _picked(array: Any, ids: np.ndarray) -> Tensor:

@@ -53,7 +53,7 @@ class TiedTopK(nn.Module):
     References
     ----------
     Wen et al. (2025), "Beyond Matryoshka: Revisiting Sparse Coding for Adaptive Representation",
-    eq. (2) to (5). arXiv:2503.01776. Differs from it in: the start.
+    with its code. arXiv:2503.01776. Differs from it in: the start.
 
     Examples
     --------
