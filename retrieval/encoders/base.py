@@ -77,7 +77,7 @@ def contributions(query: Any, document: Any) -> tuple[np.ndarray, np.ndarray]:
     >>> contributions(query, document)
     (array([2, 0]), array([8., 3.]))
     """
-    rows = [scipy.sparse.csr_matrix(row, dtype=np.float64) for row in (query, document)]
+    rows: list[Any] = [scipy.sparse.csr_matrix(row, dtype=np.float64) for row in (query, document)]
     if rows[0].shape != rows[1].shape or rows[0].shape[0] != 1:
         raise ValueError(
             "`query` and `document` must be two rows of shape (1, n_dimensions); "
@@ -90,7 +90,7 @@ def contributions(query: Any, document: Any) -> tuple[np.ndarray, np.ndarray]:
     return product.indices[order].astype(np.int64), product.data[order]
 
 
-def largest(rows: scipy.sparse.csr_matrix, k: int | None) -> scipy.sparse.csr_matrix:
+def largest(rows: Any, k: int | None) -> scipy.sparse.csr_matrix:
     """Keep the `k` largest entries of each row by size, ties to the lower dimension.
 
     Parameters

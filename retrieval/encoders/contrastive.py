@@ -313,7 +313,7 @@ class ContrastiveSparseEncoder(
         """
         check_is_fitted(self)
         csr: Any = "csr"
-        codes = scipy.sparse.csr_matrix(
+        codes: Any = scipy.sparse.csr_matrix(
             check_array(X, accept_sparse=csr, dtype=KINDS, input_name="X")
         ).astype(np.float32)
         if codes.shape[1] != self.module_.n_latents:
@@ -415,7 +415,12 @@ class ContrastiveSparseEncoder(
         device = choose_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         config = TrainConfig(
-            lr=lr, seed=seed, device=str(device), progress=bool(self.verbose), **sizes
+            batch_size=sizes["batch_size"],
+            n_steps=sizes["n_steps"],
+            lr=lr,
+            seed=seed,
+            device=str(device),
+            progress=bool(self.verbose),
         )
         return config, settings, TiedTopK(width, n_latents, seed).to(device).train()
 
@@ -435,7 +440,7 @@ class ContrastiveSparseEncoder(
         kept = {name: tensor for name, tensor in state.tensors().items() if name.startswith(mine)}
         self._run = (config, settings)
         self._checkpoint = Checkpoint(kept, state.numbers(), task.constants, log={})
-        self.module_ = task.module.eval()
+        self.module_ = task.autoencoder.eval()
         self.n_iter_ = state.step
         rows = source.rows(0, min(MEASURED_ROWS, source.n_rows))[:, : self.n_features_in_]
         wide = min(WIDER * settings.k, self.module_.n_latents)

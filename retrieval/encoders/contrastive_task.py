@@ -84,7 +84,7 @@ class ContrastiveTask(AbstractTask):
     """
 
     def __init__(self, module: TiedTopK, settings: ContrastiveSettings, kind: Kind) -> None:
-        self.module, self.n_latents = module, module.n_latents
+        self.module, self.autoencoder, self.n_latents = module, module, module.n_latents
         self.constants: dict[str, Any] = {}
         self._settings, self._kind, self._k = settings, kind, settings.k
 
@@ -96,11 +96,11 @@ class ContrastiveTask(AbstractTask):
         variance = float(centered.square().sum(1).mean())
         variance = variance if variance > 0 else float(x.shape[1])  # any scale will do
         self.constants = {"variance": variance}
-        self.module.b_pre.copy_(x.mean(0))
+        self.autoencoder.b_pre.copy_(x.mean(0))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups; biases live on the scale of the embeddings."""
-        module = self.module
+        module = self.autoencoder
         scale = (self.constants["variance"] / module.n_features) ** 0.5
         return [
             {"params": [module.W], "latent_dim": 0},
@@ -120,7 +120,9 @@ class ContrastiveTask(AbstractTask):
         settings = self._settings
         dead = dead_latents if settings.beta else None
         found = [
-            self.module.reconstruction_terms(x, self._k, dead_latents=dead, k_aux=settings.k_aux)
+            self.autoencoder.reconstruction_terms(
+                x, self._k, dead_latents=dead, k_aux=settings.k_aux
+            )
             for x in self._sides(batch)
         ]
         share = 1.0 / (len(found) * self.constants["variance"])
@@ -150,7 +152,7 @@ class ContrastiveTask(AbstractTask):
 
     def _sides(self, batch: Tensor) -> list[Tensor]:
         """Return the embeddings of a batch: one matrix, or those of queries and documents."""
-        width = self.module.n_features
+        width = self.autoencoder.n_features
         if self._kind == "pairs":
             return [batch[:, :width], batch[:, width:]]
         return [batch[:, :width]]

@@ -163,8 +163,9 @@ def _flops_encoder(
 ) -> FlopsEncoder:
     encoder = FlopsEncoder(**parameters)
     n_components, n_features = tensors["linear.weight"].shape
+    activation: Any = encoder.activation
     module = SparseProjection(
-        n_features, n_components, activation=encoder.activation, threshold=encoder.threshold
+        n_features, n_components, activation=activation, threshold=encoder.threshold
     )
     module.load_state_dict(tensors)
     encoder.module_, encoder.n_features_in_ = module.eval(), n_features

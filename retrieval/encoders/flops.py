@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from retrieval.encoders.base import AbstractEncoder, largest, unit_rows
 from retrieval.encoders.flops_task import FlopsSettings, FlopsTask, Kind
-from retrieval.encoders.projection import Activation, SparseProjection
+from retrieval.encoders.projection import SparseProjection
 from retrieval.encoders.rows import (
     SideBySide,
     as_csr,
@@ -127,7 +127,7 @@ class FlopsEncoder(
         self,
         n_components: int | None = None,
         *,
-        activation: Activation = "relu",
+        activation: str = "relu",
         threshold: float = 0.5,
         regularizer: str = "flops",
         weight: float = 1.0,
@@ -324,10 +324,11 @@ class FlopsEncoder(
         n_components = self.n_components
         if n_components is None:
             n_components = COMPONENTS_PER_FEATURE * width
+        activation: Any = self.activation
         return SparseProjection(
             width,
             check_int("n_components", n_components, low=1),
-            activation=self.activation,
+            activation=activation,
             threshold=self.threshold,
             backbone=backbone,
         )

@@ -53,7 +53,8 @@ class LatentEncoder(AbstractEncoder):
                 "`model` must have `encode(x) -> SparseCodes` or `transform(X)`; "
                 f"{type(model).__name__} has neither."
             )
-        self.model, self.normalize = model, bool(normalize)
+        self.model: Any = model
+        self.normalize = bool(normalize)
         self._encodes = callable(encode)
         named = labels if isinstance(labels, Mapping) else dict(enumerate(labels or ()))
         self.labels = {int(latent): str(label) for latent, label in named.items()}
@@ -77,7 +78,7 @@ class LatentEncoder(AbstractEncoder):
             raise ValueError(f"`X` must have shape (n_rows, n_features); got {tuple(x.shape)}.")
         size = max(1, CHUNK_ENTRIES // (64 * max(1, x.shape[1])))
         parts = [self._codes(part) for part in x.split(size)] if len(x) else [self._codes(x)]
-        codes = largest(stacked(parts), k)
+        codes: Any = largest(stacked(parts), k)
         self._width = int(codes.shape[1])
         return unit_rows(codes) if self.normalize else codes
 
@@ -104,8 +105,9 @@ class LatentEncoder(AbstractEncoder):
             rows.sum_duplicates()
             rows.eliminate_zeros()
             return rows
-        if isinstance(self.model, nn.Module):
-            known = next(self.model.parameters(), None)
+        model = self.model
+        if isinstance(model, nn.Module):
+            known = next(model.parameters(), None)
             x = x if known is None else x.to(known.device)
         codes = self.model.encode(x)
         if not isinstance(codes, SparseCodes):
