@@ -20,6 +20,7 @@ from retrieval.encoders.rows import (
     KINDS,
     SideBySide,
     as_csr,
+    finite_rows,
     label_column,
     padded,
     read_embeddings,
@@ -460,7 +461,7 @@ class ContrastiveSparseEncoder(
         """Yield the codes of runs of rows."""
         module = self._placed()
         for start, stop in spans(rows.n_rows, max(module.n_features, module.n_latents)):
-            part = check_finite("X", rows.rows(start, stop)).to(module.W.device)
+            part = finite_rows(rows, start, stop).to(module.W.device)
             yield module.encode(padded(part), k)[: len(part)]
 
 

@@ -17,13 +17,14 @@ from retrieval.encoders.projection import SparseProjection
 from retrieval.encoders.rows import (
     SideBySide,
     as_csr,
+    finite_rows,
     label_column,
     padded,
     read_embeddings,
     spans,
     stacked,
 )
-from sparsecode._checks import check_finite, check_float, check_int
+from sparsecode._checks import check_float, check_int
 from sparsecode.decomposition.rows import choose_device
 from sparsecode.solvers.base import codes_of
 from sparsecode.training import TrainConfig, train
@@ -247,7 +248,7 @@ class FlopsEncoder(
             k = check_int("k", k, low=1, high=width, high_name="n_components")
         parts = []
         for start, stop in spans(rows.n_rows, max(self.n_features_in_, width)):
-            part = check_finite("X", rows.rows(start, stop)).float()
+            part = finite_rows(rows, start, stop).float()
             with torch.no_grad():
                 dense = module(padded(part).to(module.shift.device))[: len(part)]
             kept = largest(as_csr(codes_of(dense)), k)

@@ -141,6 +141,25 @@ def spans(n_rows: int, width: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, n_rows)
 
 
+def finite_rows(source: ArrayRows, start: int, stop: int) -> Tensor:
+    """Return some rows, or refuse those with NaN or infinity by their number in the whole.
+
+    Parameters
+    ----------
+    source : ArrayRows
+    start, stop : int
+    """
+    part = source.rows(start, stop)
+    bad = ~torch.isfinite(part).all(1)
+    if bool(bad.any()):
+        first = start + int(bad.nonzero()[0])
+        raise ValueError(
+            f"`X` must be finite; got NaN or infinity, first in row {first}. "
+            "Drop or repair those rows first."
+        )
+    return part
+
+
 def padded(rows: Tensor) -> Tensor:
     """Return rows with rows of zeros below, so that few round as many do.
 

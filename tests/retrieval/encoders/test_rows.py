@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval.encoders.rows import SideBySide, label_column
+from retrieval.encoders.rows import SideBySide, finite_rows, label_column
+from sparsecode.training.array_rows import ArrayRows
 
 
 def test_rows_stay_together_and_an_epoch_holds_each_once(tmp_path: Path) -> None:
@@ -30,3 +31,11 @@ def test_labels_are_numbered() -> None:
     assert label_column(np.array(["b", "a", "b"]), 3).tolist() == [[1.0], [0.0], [1.0]]
     with pytest.raises(ValueError, match="`y` must hold a label for each row of `X`, n_samples=4"):
         label_column([1, 2, 3], 4)
+
+
+def test_a_bad_row_is_named_by_its_number_in_the_whole() -> None:
+    rows = np.zeros((50, 2))
+    rows[31, 1] = np.nan
+    assert finite_rows(ArrayRows(rows), 0, 31).shape == (31, 2)
+    with pytest.raises(ValueError, match=r"`X` must be finite; .* first in row 31\."):
+        finite_rows(ArrayRows(rows), 20, 40)
