@@ -11,6 +11,10 @@ PACKAGES = ("sparsecode", "sae", "retrieval")
 
 # Modules without a test file of their own name, with the place where they are tested.
 TESTED_ELSEWHERE = {
+    "retrieval/encoders/flops_task.py": "tests/retrieval/encoders/test_flops.py",
+    "retrieval/encoders/lexical_task.py": "tests/retrieval/encoders/test_inference_free.py",
+    "retrieval/encoders/projection.py": "tests/retrieval/encoders/test_flops.py",
+    "retrieval/encoders/splade.py": "tests/retrieval/encoders/test_inference_free.py",
     "sae/testing.py": "tests/sae/autoencoders/test_contract.py",
     "sparsecode/ops/_row_gradient.py": "tests/sparsecode/ops/test_decode.py",
 }

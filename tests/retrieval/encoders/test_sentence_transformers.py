@@ -1,0 +1,79 @@
+"""The files alone; tests/comparison/test_sentence_transformers.py reads them with the package."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retrieval import (
+    ContrastiveSparseEncoder,
+    FlopsEncoder,
+    InferenceFreeEncoder,
+    SpladeEncoder,
+    load_encoder,
+)
+from retrieval.encoders.sentence_transformers import read_sparse_encoder, write_sparse_encoder
+
+TEXTS = ["the cat sits", "a dog runs near the river"]
+
+
+def test_texts_both_ways(mlm: Any, tokenizer: Any, tmp_path: Path) -> None:
+    free = InferenceFreeEncoder(mlm, tokenizer, idf={"cat": 3.0}, n_logs=2, max_length=9)
+    splade = SpladeEncoder(mlm, tokenizer, max_length=7)
+    for name, encoder in (("free", free), ("splade", splade)):
+        loaded = load_encoder(write_sparse_encoder(encoder, tmp_path / name))
+        assert type(loaded) is type(encoder)
+        assert loaded.documents.n_logs == encoder.documents.n_logs
+        assert loaded.documents.max_length == encoder.documents.max_length
+        for method in ("encode_documents", "encode_queries"):
+            difference = getattr(loaded, method)(TEXTS) - getattr(encoder, method)(TEXTS)
+            assert abs(difference).max() < 1e-6
+
+
+def test_codes_of_embeddings_both_ways(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((30, 6)).astype(np.float32)
+    encoder = ContrastiveSparseEncoder(12, k=3, normalize=False, max_steps=2, device="cpu").fit(x)
+    loaded = read_sparse_encoder(write_sparse_encoder(encoder, tmp_path / "sae"))
+    codes = encoder.transform(x)
+    assert (loaded.transform(x) != codes).nnz == 0
+    np.testing.assert_allclose(loaded.inverse_transform(codes), encoder.inverse_transform(codes))
+
+
+def test_what_those_files_cannot_say_is_refused(mlm: Any, tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`n_logs` must be 1 or 2 in files of sentence-tr"):
+        write_sparse_encoder(SpladeEncoder(mlm, tokenizer, n_logs=3), tmp_path / "three")
+    with pytest.raises(TypeError, match=r"must be a SpladeEncoder, an .*; got FlopsEncoder"):
+        write_sparse_encoder(FlopsEncoder(), tmp_path / "flops")
+    folder = write_sparse_encoder(SpladeEncoder(mlm, tokenizer), tmp_path / "splade")
+    with pytest.raises(FileExistsError, match="must be empty; it holds files"):
+        write_sparse_encoder(SpladeEncoder(mlm, tokenizer), folder)
+    pooling = folder / "1_SpladePooling" / "config.json"
+    settings = json.loads(pooling.read_text())
+    for changed, message in (
+        ({"pooling_strategy": "sum"}, "must pool by the maximum; got 'sum'"),
+        ({"activation_function": "gelu"}, "must have an activation in relu, log1p_relu; got"),
+    ):
+        pooling.write_text(json.dumps(settings | changed))
+        with pytest.raises(ValueError, match=message):
+            read_sparse_encoder(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+    with pytest.raises(ValueError, match=r"`folder` must hold .*; got MLMTransformer"):
+        read_sparse_encoder(folder)
+    with pytest.raises(FileNotFoundError, match=r"config.json` must exist"):
+        read_sparse_encoder(tmp_path / "nowhere")
+
+
+def test_a_layer_norm_before_the_autoencoder_is_refused(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((30, 6)).astype(np.float32)
+    encoder = ContrastiveSparseEncoder(12, k=3, max_steps=2, device="cpu").fit(x)
+    folder = write_sparse_encoder(encoder, tmp_path / "sae")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"normalize": True}))
+    with pytest.raises(ValueError, match="must hold a SparseAutoEncoder without normalization"):
+        read_sparse_encoder(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_dim": 13}))
+    with pytest.raises(ValueError, match=r"= \(13, 6\); got \(12, 6\)"):
+        read_sparse_encoder(folder)
