@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sae.autoencoders.row_norm import row_statistics
 from sparsecode import SparseCodes, decode
 from sparsecode._checks import check_floating, check_int, check_last_dim
 from sparsecode.losses import auxk_loss
@@ -53,6 +54,12 @@ class AbstractAutoencoder(nn.Module, ABC):
     unit_norm_decoder: bool = False
     """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
 
+    row_norm: str = "none"
+    """How each row is normalized by its own statistics before it is encoded, where it is.
+
+    Codes, `decode` and the loss are then those of the normalized rows; `forward` and `reconstruct`
+    give rows in their own units."""
+
     serves_all_budgets: bool = False
     """Whether codes cut to fewer latents are trained for; `sae.evaluate` then shows each."""
 
@@ -75,6 +82,8 @@ class AbstractAutoencoder(nn.Module, ABC):
         self.n_features = check_int("n_features", n_features, low=1)
         self.n_latents = check_int("n_latents", n_latents, low=1)
         self.row_blocks = (self.n_features,)
+        self.metadata: dict[str, Any] = {}
+        """What belongs to the model: where it comes from, its hookpoint. Files keep it."""
 
     @abstractmethod
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
@@ -130,7 +139,7 @@ class AbstractAutoencoder(nn.Module, ABC):
         Tensor of shape (..., D)
         """
         decoded, direct = self.decode(codes), self.skip(x)
-        return decoded if direct is None else decoded + direct
+        return self._restored(decoded if direct is None else decoded + direct, x)
 
     def skip(self, x: Tensor) -> Tensor | None:
         """Return what reaches the output beside the codes; None without a skip connection."""
@@ -184,6 +193,8 @@ class AbstractAutoencoder(nn.Module, ABC):
         target_scale : float or None, default=None
             The same of the target, where it is not the input; None is `activation_scale`.
         """
+        if self.row_norm != "none":
+            activation_scale = target_scale = 1.0
         target_scale = activation_scale if target_scale is None else target_scale
         scales = {"b_dec": target_scale}
         if target_scale != activation_scale:  # from codes, on the scale of the input, to targets
@@ -204,6 +215,27 @@ class AbstractAutoencoder(nn.Module, ABC):
                 }
             )
         return groups
+
+    def _rows(self, x: Tensor, of: Tensor | None = None) -> Tensor:
+        """Return `x`, checked, in the dtype of the weights, normalized by the statistics `of` it.
+
+        None takes those of `x` itself.
+        """
+        x = self._checked(x).to(self.b_dec.dtype)
+        statistics = self._statistics(x if of is None else of)
+        return x if statistics is None else (x - statistics[0]) / statistics[1]
+
+    def _restored(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Return normalized `rows` in the units of `x`, whose statistics they had."""
+        statistics = self._statistics(x)
+        if statistics is None:
+            return rows
+        return (rows.to(self.b_dec.dtype) * statistics[1] + statistics[0]).to(rows.dtype)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.row_norm == "none":
+            return None
+        return row_statistics(self._checked(x).to(self.b_dec.dtype), self.row_norm)
 
     def _checked(self, x: Tensor) -> Tensor:
         """Return `x`, a floating tensor or array of the right width on the model's device."""
