@@ -18,6 +18,7 @@ from sae.autoencoders import MultiTopK as MultiTopK
 from sae.autoencoders import ReLU as ReLU
 from sae.autoencoders import TopK as TopK
 from sae.autoencoders import Transcoder as Transcoder
+from sae.compat import export as export
 from sae.evaluation import evaluate as evaluate
 from sae.files import load as load
 from sae.files import save as save

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sae import compat
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
 from sparsecode import io
 from sparsecode._checks import near_matches
@@ -27,7 +29,8 @@ def save(
     folder : path
         Made when missing; an autoencoder that is there already is replaced.
     metadata : dict or None, default=None
-        Anything ready for JSON that belongs to the model: hookpoint, data, metrics.
+        Anything ready for JSON that belongs to the model: hookpoint, data, metrics. It is added to
+        ``model.metadata``.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def save(
             "config": model.config(),
             "dtype": str(model.b_dec.dtype).removeprefix("torch."),
             "weights": {"file": weights.name, "sha256": digest},
-            "metadata": metadata or {},
+            "metadata": {**model.metadata, **(metadata or {})},
         },
     )
     for old in stale - {weights}:
@@ -69,14 +72,26 @@ def save(
 
 
 def load(
-    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    *,
+    given: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> AbstractAutoencoder:
-    """Read an autoencoder that `save` wrote.
+    """Read an autoencoder that `save`, a training run or another library wrote.
+
+    Formats are recognized by their files: ours, SAELens (before and after version 6), sparsify,
+    dictionary_learning, OpenAI, Gemma Scope, Llama Scope, and Bussmann's BatchTopK and Matryoshka.
+    What changes the meaning of the weights is read from the files, and refused if it is not known.
 
     Parameters
     ----------
     folder : path
-        A folder with ``config.json``, or a training run, whose ``model`` folder is then taken.
+        A folder with an autoencoder, a training run, whose ``model`` folder is then taken, or the
+        file with the weights of another library.
+    given : dict or None, default=None
+        What files of others leave out: "input_scale" (that rows are multiplied by),
+        "target_scale", "threshold", "transcoder" (whether Gemma Scope's arrays are one).
     device : device, default="cpu"
     dtype : dtype or None, default=None
         None keeps the stored one.
@@ -84,25 +99,38 @@ def load(
     Returns
     -------
     AbstractAutoencoder
-        In evaluation mode.
+        In evaluation mode; ``metadata`` says where it comes from.
 
     Raises
     ------
     FileNotFoundError
         If the folder holds no autoencoder.
     sparsecode.io.CorruptFileError
-        If a byte of it is not what was written.
+        If a byte of it is not what was written, or a file of others holds more than plain values.
     ValueError
-        If it is of another format, version or architecture.
+        If it is of another format, version or architecture, or says what is not known.
     """
-    folder = Path(folder)
-    if (folder / "model" / CONFIG).is_file():
-        folder = folder / "model"
+    path = Path(folder)
+    if (path / "model" / CONFIG).is_file():
+        path = path / "model"
+    ours = _is_ours(path)
+    model = _load_ours(path) if ours else compat.build(compat.read(path, given or {}))
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder has our configuration, or one that cannot be read."""
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"`folder` must be a folder that sae.save or a finished training run wrote; "
-            f"{str(folder)!r} holds no {CONFIG} of an autoencoder."
-        )
+        return False
+    try:
+        name = json.loads((folder / CONFIG).read_text()).get("format")
+    except (ValueError, AttributeError, RecursionError):
+        return True
+    return isinstance(name, str) and name.startswith("sparsecode.")
+
+
+def _load_ours(folder: Path) -> AbstractAutoencoder:
+    """Return the autoencoder that `save` wrote, in its dtype."""
     config = io.read_json(folder / CONFIG)
     if config.get("format") == "sparsecode.run":
         raise FileNotFoundError(
@@ -125,8 +153,8 @@ def load(
         folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
     )
     model.load_state_dict(tensors)
-    stored = getattr(torch, config["dtype"])
-    return model.to(device=device, dtype=dtype or stored).eval()
+    model.metadata = dict(config.get("metadata") or {})
+    return model.to(dtype=getattr(torch, config["dtype"]))
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sae.autoencoders.row_norm import row_statistics
+from sae.autoencoders.row_norm import RowStatistics, row_statistics
 from sparsecode import SparseCodes, decode
 from sparsecode._checks import check_floating, check_int, check_last_dim
 from sparsecode.losses import auxk_loss
@@ -223,16 +223,17 @@ class AbstractAutoencoder(nn.Module, ABC):
         """
         x = self._checked(x).to(self.b_dec.dtype)
         statistics = self._statistics(x if of is None else of)
-        return x if statistics is None else (x - statistics[0]) / statistics[1]
+        return x if statistics is None else (x - statistics.shift) / statistics.divisor
 
     def _restored(self, rows: Tensor, x: Tensor) -> Tensor:
         """Return normalized `rows` in the units of `x`, whose statistics they had."""
         statistics = self._statistics(x)
         if statistics is None:
             return rows
-        return (rows.to(self.b_dec.dtype) * statistics[1] + statistics[0]).to(rows.dtype)
+        rows_here = rows.to(self.b_dec.dtype)
+        return (rows_here * statistics.factor + statistics.shift).to(rows.dtype)
 
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _statistics(self, x: Tensor) -> RowStatistics | None:
         if self.row_norm == "none":
             return None
         return row_statistics(self._checked(x).to(self.b_dec.dtype), self.row_norm)

@@ -1,6 +1,6 @@
 """Normalization of each row by its own statistics, and the way back."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,27 +23,34 @@ def check_row_norm(row_norm: str, n_features: int) -> str:
     return row_norm
 
 
-def row_statistics(x: Tensor, row_norm: str) -> tuple[Tensor, Tensor] | None:
-    """Return what is subtracted from each row and what it is then divided by.
+class RowStatistics(NamedTuple):
+    """Statistics of rows, each of shape (..., 1)."""
+
+    shift: Tensor
+    divisor: Tensor
+    factor: Tensor
+    """What normalized rows are multiplied by on their way back, before `shift` is added."""
+
+
+def row_statistics(x: Tensor, row_norm: str) -> RowStatistics:
+    """Return what rows are normalized by.
 
     Parameters
     ----------
     x : Tensor of shape (..., D)
-    row_norm : {"none", "layer_norm", "unit_norm"}
-        "layer_norm" is ``(x - mean) / (std + 1e-5)`` with the unbiased deviation of the row,
-        "unit_norm" is ``x sqrt(D) / ||x||``.
+    row_norm : {"layer_norm", "unit_norm"}
+        "layer_norm" is ``(x - mean) / (std + 1e-5)`` with the unbiased deviation of the row, and
+        back ``std y + mean``, as OpenAI, SAELens and Bussmann have it; "unit_norm" is
+        ``x sqrt(D) / ||x||`` and its inverse. A row of zeros stays one.
 
     Returns
     -------
-    tuple of Tensor of shape (..., 1), or None
-        None for "none". A row of zeros stays one.
+    RowStatistics
     """
-    if row_norm == "none":
-        return None
     if row_norm == "layer_norm":
         mean = x.mean(-1, keepdim=True)
         variance = (x - mean).square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
-        return mean, variance.sqrt() + EPSILON
+        return RowStatistics(mean, variance.sqrt() + EPSILON, variance.sqrt())
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     scale = torch.where(norm > 0, norm, 1.0) / x.shape[-1] ** 0.5
-    return torch.zeros_like(scale), scale
+    return RowStatistics(torch.zeros_like(scale), scale, scale)
