@@ -85,4 +85,4 @@ def test_a_transcoder_with_thresholds(x):
     torch.testing.assert_close(model.encode(x).to_dense(), torch.where(pre > 0.8, pre, 0.0))
     assert bool((model.encode(x, k=2).n_active <= 2).all())
     with pytest.raises(ValueError, match=r"`activation` must be one of 'topk', 'groupmax', 'jump"):
-        sae.Transcoder(n_features=6, n_latents=20, activation="gelu")
+        sae.Transcoder(n_features=6, n_latents=20, k=2, activation="gelu")

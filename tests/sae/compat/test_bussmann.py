@@ -12,8 +12,8 @@ def files(put, kind, state, **config):
 
 
 def normalized(x):
-    mean, scale = x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + 1e-5
-    return (x - mean) / scale, mean, scale
+    mean, deviation = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+    return (x - mean) / (deviation + 1e-5), mean, deviation
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", "batch-topk", "global-matryoshka-topk"])

@@ -24,9 +24,10 @@ def topk(k=3, postact_fn="ReLU"):
 def test_topk_with_layer_norm(put, state, weights, x, same, keep):
     folder = put(autoencoder_dot_pt={**state, **topk()})
     mean = x.mean(-1, keepdim=True)
-    scale = (x - mean).std(-1, keepdim=True) + 1e-5
-    codes = keep(((x - mean) / scale - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"], 3)
-    recon = (codes @ weights["W_dec"] + weights["b_dec"]) * scale + mean
+    std = (x - mean).std(-1, keepdim=True)
+    rows = (x - mean) / (std + 1e-5)
+    codes = keep((rows - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"], 3)
+    recon = (codes @ weights["W_dec"] + weights["b_dec"]) * std + mean
     for path in (folder, folder / "autoencoder.pt"):
         same(sae.load(path), x, codes, recon)
 

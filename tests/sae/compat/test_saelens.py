@@ -100,13 +100,14 @@ def test_transcoders(put, weights, x, same, threshold, skip, jump):
 
 def test_normalized_rows(put, weights, x, same, keep):
     w = weights
-    mean, deviation = x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + 1e-5
+    mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
     norm = x.norm(dim=-1, keepdim=True) / 6**0.5
-    cases = {"layer_norm": (mean, deviation), "constant_norm_rescale": (0.0, norm)}
-    for name, (shift, scale) in cases.items():
+    rows = {"layer_norm": (x - mean) / (std + 1e-5), "constant_norm_rescale": x / norm}
+    back = {"layer_norm": lambda y: y * std + mean, "constant_norm_rescale": lambda y: y * norm}
+    for name in rows:
         model = sae.load(files(put, w, architecture="topk", k=3, normalize_activations=name))
-        codes = keep(pre((x - shift) / scale, w), 3)
-        same(model, x, codes, (codes @ w["W_dec"] + w["b_dec"]) * scale + shift)
+        codes = keep(pre(rows[name], w), 3)
+        same(model, x, codes, back[name](codes @ w["W_dec"] + w["b_dec"]))
 
 
 def test_a_scale_that_only_the_data_know_must_be_given(put, weights, x, same):
