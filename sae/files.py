@@ -10,6 +10,7 @@ import torch
 
 from sae import compat
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.remote import located, located_many
 from sparsecode import io
 from sparsecode._checks import near_matches
 
@@ -74,6 +75,8 @@ def save(
 def load(
     folder: str | Path,
     *,
+    hookpoint: str | None = None,
+    revision: str | None = None,
     given: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
@@ -87,8 +90,12 @@ def load(
     Parameters
     ----------
     folder : path
-        A folder with an autoencoder, a training run, whose ``model`` folder is then taken, or the
-        file with the weights of another library.
+        A folder with an autoencoder, a training run, whose ``model`` folder is then taken, the file
+        with the weights of another library, or ``organization/name`` of a repository on the hub.
+    hookpoint : str or None, default=None
+        The folder in it, where it holds several autoencoders.
+    revision : str or None, default=None
+        Branch, tag or commit on the hub.
     given : dict or None, default=None
         What files of others leave out: "input_scale" (that rows are multiplied by),
         "target_scale", "threshold", "transcoder" (whether Gemma Scope's arrays are one).
@@ -104,18 +111,58 @@ def load(
     Raises
     ------
     FileNotFoundError
-        If the folder holds no autoencoder.
+        If the folder holds no autoencoder, or the hub no such repository, revision or file.
+    ConnectionError
+        If the hub cannot be reached and the files are not on this machine.
     sparsecode.io.CorruptFileError
         If a byte of it is not what was written, or a file of others holds more than plain values.
     ValueError
         If it is of another format, version or architecture, or says what is not known.
     """
-    path = Path(folder)
+    path = located(folder, hookpoint, revision)
     if (path / "model" / CONFIG).is_file():
         path = path / "model"
     ours = _is_ours(path)
     model = _load_ours(path) if ours else compat.build(compat.read(path, given or {}))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def load_many(
+    folder: str | Path,
+    pattern: str = "*",
+    *,
+    revision: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> dict[str, AbstractAutoencoder]:
+    """Read the autoencoders of all folders that match a pattern, such as those of all layers.
+
+    Parameters
+    ----------
+    folder : path
+        A folder, or ``organization/name`` of a repository on the hub.
+    pattern : str, default="*"
+        As in file names, for the path of each folder: ``layers.[0-3].*``.
+    revision : str or None, default=None
+    given : dict or None, default=None
+    device : device, default="cpu"
+    dtype : dtype or None, default=None
+        As in `load`.
+
+    Returns
+    -------
+    dict of str to AbstractAutoencoder
+        By folder, in natural order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no folder with an autoencoder matches.
+    """
+    paths = located_many(folder, pattern, revision)
+    options = {"given": given, "device": device, "dtype": dtype}
+    return {name: load(path, **options) for name, path in paths.items()}
 
 
 def _is_ours(folder: Path) -> bool:

@@ -3,7 +3,8 @@
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +216,50 @@ class AbstractAutoencoder(nn.Module, ABC):
                 }
             )
         return groups
+
+    @classmethod
+    def from_pretrained(cls, repo: str | Path, **options: Any) -> Self:
+        """Return an autoencoder of this class from the hub or from a folder.
+
+        Parameters
+        ----------
+        repo : str or path
+            As in `sae.load`.
+        **options
+            As in `sae.load`: hookpoint, revision, given, device, dtype.
+
+        Raises
+        ------
+        TypeError
+            If what is there is of another class.
+        """
+        from sae.files import load
+
+        model = load(repo, **options)
+        if not isinstance(model, cls):
+            raise TypeError(
+                f"`{repo}` must hold a {cls.__name__}; it holds a {type(model).__name__}. "
+                "Use sae.load, which takes any."
+            )
+        return model
+
+    def push_to_hub(self, repo: str, **options: Any) -> Any:
+        """Put the autoencoder into a repository on the hub; see `sae.push`.
+
+        Parameters
+        ----------
+        repo : str
+            ``organization/name``; made when missing.
+        **options
+            As in `sae.push`: hookpoint, revision, private, dry_run.
+
+        Returns
+        -------
+        sae.publish.Published
+        """
+        from sae.publish import push
+
+        return push(self, repo, **options)
 
     def _rows(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """Return `x`, checked, in the dtype of the weights, normalized by the statistics `of` it.

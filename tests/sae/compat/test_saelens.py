@@ -104,9 +104,9 @@ def test_normalized_rows(put, weights, x, same, keep):
     norm = x.norm(dim=-1, keepdim=True) / 6**0.5
     rows = {"layer_norm": (x - mean) / (std + 1e-5), "constant_norm_rescale": x / norm}
     back = {"layer_norm": lambda y: y * std + mean, "constant_norm_rescale": lambda y: y * norm}
-    for name in rows:
+    for name, given in rows.items():
         model = sae.load(files(put, w, architecture="topk", k=3, normalize_activations=name))
-        codes = keep(pre(rows[name], w), 3)
+        codes = keep(pre(given, w), 3)
         same(model, x, codes, back[name](codes @ w["W_dec"] + w["b_dec"]))
 
 
