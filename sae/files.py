@@ -10,6 +10,7 @@ import torch
 
 from sae import compat
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.compat.weights import read_safetensors
 from sae.remote import located, located_many
 from sparsecode import io
 from sparsecode._checks import near_matches
@@ -119,12 +120,16 @@ def load(
     ValueError
         If it is of another format, version or architecture, or says what is not known.
     """
-    path = located(folder, hookpoint, revision)
-    if (path / "model" / CONFIG).is_file():
-        path = path / "model"
-    ours = _is_ours(path)
+    path = located_model(folder, hookpoint, revision)
+    ours = is_ours(path)
     model = _load_ours(path) if ours else compat.build(compat.read(path, given or {}))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def located_model(folder: str | Path, hookpoint: str | None, revision: str | None) -> Path:
+    """Return where the autoencoder lies that `load` would read."""
+    path = located(folder, hookpoint, revision)
+    return path / "model" if (path / "model" / CONFIG).is_file() else path
 
 
 def load_many(
@@ -165,7 +170,7 @@ def load_many(
     return {name: load(path, **options) for name, path in paths.items()}
 
 
-def _is_ours(folder: Path) -> bool:
+def is_ours(folder: Path) -> bool:
     """Whether a folder has our configuration, or one that cannot be read."""
     if not (folder / CONFIG).is_file():
         return False
@@ -176,8 +181,38 @@ def _is_ours(folder: Path) -> bool:
     return isinstance(name, str) and name.startswith("sparsecode.")
 
 
+def stored_here(folder: Path) -> compat.Stored:
+    """Return what `save` wrote, its tensors still in their file and not compared with a checksum.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    sae.compat.Stored
+    """
+    config = _config(folder)
+    tensors = read_safetensors(folder / config["weights"]["file"])
+    return compat.Stored(
+        config["architecture"], config["config"], tensors, dict(config.get("metadata") or {})
+    )
+
+
 def _load_ours(folder: Path) -> AbstractAutoencoder:
     """Return the autoencoder that `save` wrote, in its dtype."""
+    config = _config(folder)
+    model = AUTOENCODERS[config["architecture"]](**config["config"])
+    tensors = io.load_tensors(
+        folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
+    )
+    model.load_state_dict(tensors)
+    model.metadata = dict(config.get("metadata") or {})
+    return model.to(dtype=getattr(torch, config["dtype"]))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of an autoencoder that this version can read."""
     config = io.read_json(folder / CONFIG)
     if config.get("format") == "sparsecode.run":
         raise FileNotFoundError(
@@ -195,13 +230,7 @@ def _load_ours(folder: Path) -> AbstractAutoencoder:
             f"`architecture` must be one of {', '.join(sorted(AUTOENCODERS))}; "
             f"got {architecture!r}.{near_matches(architecture, list(AUTOENCODERS))}"
         )
-    model = AUTOENCODERS[architecture](**config["config"])
-    tensors = io.load_tensors(
-        folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
-    )
-    model.load_state_dict(tensors)
-    model.metadata = dict(config.get("metadata") or {})
-    return model.to(dtype=getattr(torch, config["dtype"]))
+    return config
 
 
 def _refuse_foreign(folder: Path) -> None:

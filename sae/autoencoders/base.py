@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sae.autoencoders.row_norm import RowStatistics, row_statistics
+from sae.autoencoders.row_norm import RowNorm, RowStatistics, row_statistics
 from sparsecode import SparseCodes, decode
 from sparsecode._checks import check_floating, check_int, check_last_dim
 from sparsecode.losses import auxk_loss
@@ -55,7 +55,7 @@ class AbstractAutoencoder(nn.Module, ABC):
     unit_norm_decoder: bool = False
     """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
 
-    row_norm: str = "none"
+    row_norm: RowNorm = "none"
     """How each row is normalized by its own statistics before it is encoded, where it is.
 
     Codes, `decode` and the loss are then those of the normalized rows; `forward` and `reconstruct`

@@ -1,6 +1,6 @@
 """Normalization of each row by its own statistics, and the way back."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ KINDS = ("none", "layer_norm", "unit_norm")
 EPSILON = 1e-5  # added to the standard deviation, as in the checkpoints that ask for it
 
 
-def check_row_norm(row_norm: str, n_features: int) -> str:
+def check_row_norm(row_norm: str, n_features: int) -> RowNorm:
     """Return `row_norm` if rows of this width can be normalized so."""
     check_choice("row_norm", row_norm, KINDS)
     if row_norm == "layer_norm" and n_features < 2:
@@ -20,7 +20,7 @@ def check_row_norm(row_norm: str, n_features: int) -> str:
             '`row_norm="layer_norm"` must have rows of at least 2 features to take a deviation of; '
             f"got n_features={n_features}."
         )
-    return row_norm
+    return cast(RowNorm, row_norm)
 
 
 class RowStatistics(NamedTuple):

@@ -47,12 +47,14 @@ def read(files: Checkpoint) -> Stored:
     tensors = taken(str(path), values, NAMES | ({SKIP} & set(values)))
     metadata = _metadata(config, files)
     if not transcodes:
-        return Stored("jumprelu", {"target_l0": None, "pre_bias": False}, tensors, metadata)
+        return Stored(
+            "jumprelu", {"target_l0": None, "pre_bias": False}, tensors, metadata, not second
+        )
     skip = tensors.pop(SKIP, None)
     if skip is not None:
         tensors["W_skip"] = skip.t()
     options = {"activation": "jumprelu", "skip_connection": skip is not None}
-    return Stored("transcoder", options, tensors, metadata)
+    return Stored("transcoder", options, tensors, metadata, not second)
 
 
 def _renamed(name: str) -> str:

@@ -89,11 +89,11 @@ def _stored(
         if kind == "jumprelu":
             options = {"target_l0": None, **options}
         options = {**options, "pre_bias": False, "row_norm": row_norm}
-        return Stored(kind, options, tensors, metadata)
+        return Stored(kind, options, tensors, metadata, folded=True)
     if row_norm != "none":
         raise unreadable(where, "the norm of each target is not known when it is predicted")
     activation = {"relu": "jumprelu"}.get(kind, kind)  # thresholds of 0
-    return Stored("transcoder", {**options, "activation": activation}, tensors, metadata)
+    return Stored("transcoder", {**options, "activation": activation}, tensors, metadata, True)
 
 
 def _activation(

@@ -49,7 +49,9 @@ def read(files: Checkpoint) -> Stored:
     config = files.json(CONFIG)
     architecture = _architecture(where, config)
     tensors = read_safetensors(files.path(WEIGHTS))
-    tensors = _with_finetuned_scale(where, config, tensors)
+    factor = _finetuned_scale(where, config, tensors)
+    if factor is not None:
+        tensors["W_dec"] = tensors["W_dec"] * factor[:, None]
     row_norm, scale = _normalization(where, config, files.given)
     if architecture in TRANSCODERS:
         return _transcoder(where, config, architecture, tensors, row_norm, scale)
@@ -64,7 +66,8 @@ def read(files: Checkpoint) -> Stored:
         weights = with_decoder_norms(weights)
     ours, options = _ours(where, config, architecture)
     options["pre_bias"] = setting(where, config, "apply_b_dec_to_input", bool, True)
-    return Stored(ours, {**options, "row_norm": row_norm}, weights, _metadata(config))
+    folded = scale is not None or by_norm or factor is not None
+    return Stored(ours, {**options, "row_norm": row_norm}, weights, _metadata(config), folded)
 
 
 def _architecture(where: str, config: dict[str, Any]) -> str:
@@ -164,17 +167,17 @@ def _normalization(where: str, config: dict[str, Any], given: Any) -> tuple[str,
     return "none", float(scale)
 
 
-def _with_finetuned_scale(
+def _finetuned_scale(
     where: str, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Fold the factor of each code that old versions applied before they decoded."""
+) -> Tensor | None:
+    """Take out and return the factor of each code that old versions applied before they decoded."""
     factor = tensors.pop("scaling_factor", None)
     factor = tensors.pop("finetuning_scaling_factor", factor)
     if factor is None or torch.equal(factor, torch.ones_like(factor)):
-        return tensors
+        return None
     if not setting(where, config, "finetuning_scaling_factor", bool, False):
         raise unreadable(where, "there is a scaling factor and finetuning_scaling_factor is false")
-    return {**tensors, "W_dec": tensors["W_dec"] * factor[:, None]}
+    return factor
 
 
 def _metadata(config: dict[str, Any]) -> dict[str, Any]:

@@ -26,12 +26,15 @@ class Stored:
         shape (F, D); what is missing keeps the value that a new model has.
     metadata : dict, default={}
         Where the model comes from, ready for JSON.
+    folded : bool, default=False
+        Whether the weights had to be computed from those in the file.
     """
 
     architecture: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+    folded: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return all arguments of the constructor."""
