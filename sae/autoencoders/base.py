@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sae.autoencoders.row_norm import RowNorm, RowStatistics, row_statistics
+from sae.row_norm import RowNorm, RowStatistics, row_statistics
 from sparsecode import SparseCodes, decode
 from sparsecode._checks import check_floating, check_int, check_last_dim
 from sparsecode.losses import auxk_loss

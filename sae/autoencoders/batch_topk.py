@@ -13,7 +13,7 @@ from sae.autoencoders.base import (
     tied_start,
 )
 from sae.autoencoders.jumprelu import JumpReLU
-from sae.autoencoders.row_norm import RowNorm, check_row_norm
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import (
     SparseCodes,
     decode_mse,

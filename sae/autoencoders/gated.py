@@ -11,7 +11,7 @@ from sae.autoencoders.base import (
     tied_start,
 )
 from sae.autoencoders.jumprelu import JumpReLU
-from sae.autoencoders.row_norm import RowNorm, check_row_norm
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_threshold
 from sparsecode._checks import check_float, check_int
 

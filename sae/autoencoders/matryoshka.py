@@ -15,7 +15,7 @@ from sae.autoencoders.base import (
     scale_encoder,
     tied_start,
 )
-from sae.autoencoders.row_norm import RowNorm, check_row_norm
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import SparseCodes, decode, encode_batch_topk, encode_threshold, encode_topk
 from sparsecode._checks import check_choice, check_float, check_int
 

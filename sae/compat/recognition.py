@@ -45,6 +45,10 @@ def read(path: Path, given: Mapping[str, Any]) -> Stored:
     given : mapping
         What the files leave out: "input_scale", "target_scale", "threshold", "transcoder".
 
+    Returns
+    -------
+    Stored
+
     Raises
     ------
     FileNotFoundError

@@ -50,6 +50,15 @@ class Stored:
 def build(stored: Stored) -> AbstractAutoencoder:
     """Return the model, with the weights of `stored` in their dtype.
 
+    Parameters
+    ----------
+    stored : Stored
+
+    Returns
+    -------
+    AbstractAutoencoder
+        In evaluation mode.
+
     Raises
     ------
     ValueError

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 import sae
-from sae.compat import export
-from sae.remote import holding
 from sparsecode import io
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -98,41 +96,6 @@ def test_a_model_without_a_hookpoint_is_the_whole_repository(hub, model):
     assert sae.load(REPO).k == 2
 
 
-def test_only_the_wanted_folder_is_fetched(hub, model, tmp_path):
-    files = {}
-    for name in ("layers.0", "layers.1"):
-        folder = export(model, tmp_path / name, format="sparsify")
-        files |= {f"{name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    hub.put(REPO, {**files, "layers.1/optimizer.bin": b"x" * 100})
-    loaded = sae.load(REPO, hookpoint="layers.1")
-    assert loaded.metadata == {"format": "sparsify", "hookpoint": "layers.1"}
-    fetched = [
-        r.rsplit("/main/")[1] for r in hub.requests if r.startswith("GET /me/autoencoders/r")
-    ]
-    assert set(fetched) == {"layers.1/cfg.json", "layers.1/sae.safetensors"}
-
-
-def test_revisions_and_files_of_others(hub, model):
-    weights = {"encoder.weight": model.W_enc.t(), "decoder.weight": model.W_dec.t()}
-    state = {**weights, "latent_bias": model.b_enc, "pre_bias": model.b_dec}
-    path = hub_file(state)
-    hub.put(REPO, {}, revision="main")
-    hub.put(REPO, {"a.pt": path, "b.pt": path}, revision="v1")
-    assert isinstance(sae.load(REPO, hookpoint="b.pt", revision="v1"), sae.ReLU)
-    with pytest.raises(FileNotFoundError, match=r"`revision` must be a branch, .* it has no 'v2'"):
-        sae.load(REPO, revision="v2")
-    with pytest.raises(FileNotFoundError, match="that hold an autoencoder: no folder"):
-        sae.load(REPO)
-
-
-def hub_file(state) -> bytes:
-    import io as memory
-
-    buffer = memory.BytesIO()
-    torch.save({name: tensor.detach().clone() for name, tensor in state.items()}, buffer)
-    return buffer.getvalue()
-
-
 def test_wrong_arguments_get_one_sentence(model, tmp_path):
     for hookpoint in ("../up", "/root", "a//b", "a b"):
         with pytest.raises(ValueError, match=r"`hookpoint` must be the name of a folder: letters"):
@@ -141,19 +104,6 @@ def test_wrong_arguments_get_one_sentence(model, tmp_path):
         sae.load(tmp_path, revision="v1")
     with pytest.raises(FileNotFoundError, match=r"must be a folder; there is none of that name"):
         sae.load_many(tmp_path / "nothing")
-
-
-def test_many_in_a_folder(model, tmp_path):
-    for name in ("h.10", "h.9", "deep/h.1"):
-        sae.save(model, tmp_path / name)
-    assert list(sae.load_many(tmp_path)) == ["deep/h.1", "h.9", "h.10"]
-    assert list(sae.load_many(tmp_path, "h.?")) == ["h.9"]
-    assert sae.load(tmp_path, hookpoint="h.9").k == 2
-
-
-def test_folders_are_told_by_their_files():
-    names = ["a/hyperparams.json", "a/checkpoints/final.safetensors", "b/params.npz", "c/x.json"]
-    assert holding([*names, "config.json", "weights-0.safetensors"]) == ["", "a", "b"]
 
 
 def test_the_command_line_pushes_to_the_endpoint_of_the_environment(hub, run, tmp_path):
