@@ -18,11 +18,15 @@ from sae.autoencoders import MultiTopK as MultiTopK
 from sae.autoencoders import ReLU as ReLU
 from sae.autoencoders import TopK as TopK
 from sae.autoencoders import Transcoder as Transcoder
+from sae.compat import export as export
 from sae.evaluation import evaluate as evaluate
 from sae.files import load as load
+from sae.files import load_many as load_many
 from sae.files import save as save
 from sae.folding import fold_decoder_norms as fold_decoder_norms
 from sae.folding import fold_input_scale as fold_input_scale
+from sae.lazy import LazyAutoencoder as LazyAutoencoder
+from sae.publish import push as push
 from sae.pursuit import matching_pursuit as matching_pursuit
 from sae.sweeps import Grid as Grid
 from sae.sweeps import sweep as sweep

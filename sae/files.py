@@ -2,12 +2,16 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sae import compat
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
+from sae.compat.weights import read_safetensors
+from sae.remote import located, located_many
 from sparsecode import io
 from sparsecode._checks import near_matches
 
@@ -27,7 +31,8 @@ def save(
     folder : path
         Made when missing; an autoencoder that is there already is replaced.
     metadata : dict or None, default=None
-        Anything ready for JSON that belongs to the model: hookpoint, data, metrics.
+        Anything ready for JSON that belongs to the model: hookpoint, data, metrics. It is added to
+        ``model.metadata``.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def save(
             "config": model.config(),
             "dtype": str(model.b_dec.dtype).removeprefix("torch."),
             "weights": {"file": weights.name, "sha256": digest},
-            "metadata": metadata or {},
+            "metadata": {**model.metadata, **(metadata or {})},
         },
     )
     for old in stale - {weights}:
@@ -69,14 +74,32 @@ def save(
 
 
 def load(
-    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    *,
+    hookpoint: str | None = None,
+    revision: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> AbstractAutoencoder:
-    """Read an autoencoder that `save` wrote.
+    """Read an autoencoder that `save`, a training run or another library wrote.
+
+    Formats are recognized by their files: ours, SAELens (before and after version 6), sparsify,
+    dictionary_learning, OpenAI, Gemma Scope, Llama Scope, and Bussmann's BatchTopK and Matryoshka.
+    What changes the meaning of the weights is read from the files, and refused if it is not known.
 
     Parameters
     ----------
     folder : path
-        A folder with ``config.json``, or a training run, whose ``model`` folder is then taken.
+        A folder with an autoencoder, a training run, whose ``model`` folder is then taken, the file
+        with the weights of another library, or ``organization/name`` of a repository on the hub.
+    hookpoint : str or None, default=None
+        The folder in it, where it holds several autoencoders.
+    revision : str or None, default=None
+        Branch, tag or commit on the hub.
+    given : dict or None, default=None
+        What files of others leave out: "input_scale" (that rows are multiplied by),
+        "target_scale", "threshold", "transcoder" (whether Gemma Scope's arrays are one).
     device : device, default="cpu"
     dtype : dtype or None, default=None
         None keeps the stored one.
@@ -84,25 +107,112 @@ def load(
     Returns
     -------
     AbstractAutoencoder
-        In evaluation mode.
+        In evaluation mode; ``metadata`` says where it comes from.
 
     Raises
     ------
     FileNotFoundError
-        If the folder holds no autoencoder.
+        If the folder holds no autoencoder, or the hub no such repository, revision or file.
+    ConnectionError
+        If the hub cannot be reached and the files are not on this machine.
     sparsecode.io.CorruptFileError
-        If a byte of it is not what was written.
+        If a byte of it is not what was written, or a file of others holds more than plain values.
     ValueError
-        If it is of another format, version or architecture.
+        If it is of another format, version or architecture, or says what is not known.
     """
-    folder = Path(folder)
-    if (folder / "model" / CONFIG).is_file():
-        folder = folder / "model"
+    path = located_model(folder, hookpoint, revision)
+    ours = is_ours(path)
+    model = _load_ours(path) if ours else compat.build(compat.read(path, given or {}))
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def located_model(folder: str | Path, hookpoint: str | None, revision: str | None) -> Path:
+    """Return where the autoencoder lies that `load` would read."""
+    path = located(folder, hookpoint, revision)
+    return path / "model" if (path / "model" / CONFIG).is_file() else path
+
+
+def load_many(
+    folder: str | Path,
+    pattern: str = "*",
+    *,
+    revision: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> dict[str, AbstractAutoencoder]:
+    """Read the autoencoders of all folders that match a pattern, such as those of all layers.
+
+    Parameters
+    ----------
+    folder : path
+        A folder, or ``organization/name`` of a repository on the hub.
+    pattern : str, default="*"
+        As in file names, for the path of each folder: ``layers.[0-3].*``.
+    revision : str or None, default=None
+    given : dict or None, default=None
+    device : device, default="cpu"
+    dtype : dtype or None, default=None
+        As in `load`.
+
+    Returns
+    -------
+    dict of str to AbstractAutoencoder
+        By folder, in natural order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no folder with an autoencoder matches.
+    """
+    paths = located_many(folder, pattern, revision)
+    options = {"given": given, "device": device, "dtype": dtype}
+    return {name: load(path, **options) for name, path in paths.items()}
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder has our configuration, or one that cannot be read."""
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"`folder` must be a folder that sae.save or a finished training run wrote; "
-            f"{str(folder)!r} holds no {CONFIG} of an autoencoder."
-        )
+        return False
+    try:
+        name = json.loads((folder / CONFIG).read_text()).get("format")
+    except (ValueError, AttributeError, RecursionError):
+        return True
+    return isinstance(name, str) and name.startswith("sparsecode.")
+
+
+def stored_here(folder: Path) -> compat.Stored:
+    """Return what `save` wrote, its tensors still in their file and not compared with a checksum.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    sae.compat.Stored
+    """
+    config = _config(folder)
+    tensors = read_safetensors(folder / config["weights"]["file"])
+    return compat.Stored(
+        config["architecture"], config["config"], tensors, dict(config.get("metadata") or {})
+    )
+
+
+def _load_ours(folder: Path) -> AbstractAutoencoder:
+    """Return the autoencoder that `save` wrote, in its dtype."""
+    config = _config(folder)
+    model = AUTOENCODERS[config["architecture"]](**config["config"])
+    tensors = io.load_tensors(
+        folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
+    )
+    model.load_state_dict(tensors)
+    model.metadata = dict(config.get("metadata") or {})
+    return model.to(dtype=getattr(torch, config["dtype"]))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of an autoencoder that this version can read."""
     config = io.read_json(folder / CONFIG)
     if config.get("format") == "sparsecode.run":
         raise FileNotFoundError(
@@ -120,13 +230,7 @@ def load(
             f"`architecture` must be one of {', '.join(sorted(AUTOENCODERS))}; "
             f"got {architecture!r}.{near_matches(architecture, list(AUTOENCODERS))}"
         )
-    model = AUTOENCODERS[architecture](**config["config"])
-    tensors = io.load_tensors(
-        folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
-    )
-    model.load_state_dict(tensors)
-    stored = getattr(torch, config["dtype"])
-    return model.to(device=device, dtype=dtype or stored).eval()
+    return config
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from sae.autoencoders import AbstractAutoencoder, Crosscoder
+from sae.autoencoders import AbstractAutoencoder, Crosscoder, Transcoder
 from sparsecode._checks import check_floating, check_shape
 
 EQUAL = 1e-5  # relative spread of decoder norms that counts as rounding
@@ -175,6 +175,11 @@ def check_affine(model: AbstractAutoencoder) -> None:
     ----------
     model : AbstractAutoencoder
     """
+    if model.row_norm != "none":
+        raise TypeError(
+            f"{type(model).__name__} cannot be folded: each row has a scale of its own "
+            f'(row_norm={model.row_norm!r}). Train it with normalize="none".'
+        )
     other = sorted(set(model.state_dict()) - PARTS)
     if other:
         raise TypeError(
@@ -192,6 +197,8 @@ def _selects_by_row(model: AbstractAutoencoder) -> bool:
     """Whether a latent fires or not whatever the others do, or by its contribution."""
     if isinstance(model, Crosscoder):
         return True
+    if isinstance(model, Transcoder):
+        return model.activation == "jumprelu"
     return "k" not in model.config() and set(model.state_dict()) <= BY_ROW
 
 

@@ -1,8 +1,11 @@
 """What all tests share: seeds, the hypothesis profile, and the folder of optional data."""
 
 import os
+import runpy
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,3 +38,19 @@ def sparsecode_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"SPARSECODE_DATA={folder} is not a folder")
     return Path(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A stand-in of the Hugging Face hub on this machine, with a cache of its own."""
+    from huggingface_hub import constants
+
+    served = runpy.run_path(str(Path(__file__).with_name("hub_server.py")))["served"]
+    with served() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        url = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
+        yield hub

@@ -3,11 +3,13 @@
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from sae.row_norm import RowNorm, RowStatistics, row_statistics
 from sparsecode import SparseCodes, decode
 from sparsecode._checks import check_floating, check_int, check_last_dim
 from sparsecode.losses import auxk_loss
@@ -53,6 +55,12 @@ class AbstractAutoencoder(nn.Module, ABC):
     unit_norm_decoder: bool = False
     """Whether the rows of ``W_dec`` are kept at unit norm, their gradients projected."""
 
+    row_norm: RowNorm = "none"
+    """How each row is normalized by its own statistics before it is encoded, where it is.
+
+    Codes, `decode` and the loss are then those of the normalized rows; `forward` and `reconstruct`
+    give rows in their own units."""
+
     serves_all_budgets: bool = False
     """Whether codes cut to fewer latents are trained for; `sae.evaluate` then shows each."""
 
@@ -75,6 +83,8 @@ class AbstractAutoencoder(nn.Module, ABC):
         self.n_features = check_int("n_features", n_features, low=1)
         self.n_latents = check_int("n_latents", n_latents, low=1)
         self.row_blocks = (self.n_features,)
+        self.metadata: dict[str, Any] = {}
+        """What belongs to the model: where it comes from, its hookpoint. Files keep it."""
 
     @abstractmethod
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
@@ -130,7 +140,7 @@ class AbstractAutoencoder(nn.Module, ABC):
         Tensor of shape (..., D)
         """
         decoded, direct = self.decode(codes), self.skip(x)
-        return decoded if direct is None else decoded + direct
+        return self._restored(decoded if direct is None else decoded + direct, x)
 
     def skip(self, x: Tensor) -> Tensor | None:
         """Return what reaches the output beside the codes; None without a skip connection."""
@@ -184,6 +194,8 @@ class AbstractAutoencoder(nn.Module, ABC):
         target_scale : float or None, default=None
             The same of the target, where it is not the input; None is `activation_scale`.
         """
+        if self.row_norm != "none":
+            activation_scale = target_scale = 1.0
         target_scale = activation_scale if target_scale is None else target_scale
         scales = {"b_dec": target_scale}
         if target_scale != activation_scale:  # from codes, on the scale of the input, to targets
@@ -204,6 +216,72 @@ class AbstractAutoencoder(nn.Module, ABC):
                 }
             )
         return groups
+
+    @classmethod
+    def from_pretrained(cls, repo: str | Path, **options: Any) -> Self:
+        """Return an autoencoder of this class from the hub or from a folder.
+
+        Parameters
+        ----------
+        repo : str or path
+            As in `sae.load`.
+        **options
+            As in `sae.load`: hookpoint, revision, given, device, dtype.
+
+        Raises
+        ------
+        TypeError
+            If what is there is of another class.
+        """
+        from sae.files import load
+
+        model = load(repo, **options)
+        if not isinstance(model, cls):
+            raise TypeError(
+                f"`{repo}` must hold a {cls.__name__}; it holds a {type(model).__name__}. "
+                "Use sae.load, which takes any."
+            )
+        return model
+
+    def push_to_hub(self, repo: str, **options: Any) -> Any:
+        """Put the autoencoder into a repository on the hub; see `sae.push`.
+
+        Parameters
+        ----------
+        repo : str
+            ``organization/name``; made when missing.
+        **options
+            As in `sae.push`: hookpoint, revision, private, dry_run.
+
+        Returns
+        -------
+        sae.publish.Published
+        """
+        from sae.publish import push
+
+        return push(self, repo, **options)
+
+    def _rows(self, x: Tensor, of: Tensor | None = None) -> Tensor:
+        """Return `x`, checked, in the dtype of the weights, normalized by the statistics `of` it.
+
+        None takes those of `x` itself.
+        """
+        x = self._checked(x).to(self.b_dec.dtype)
+        statistics = self._statistics(x if of is None else of)
+        return x if statistics is None else (x - statistics.shift) / statistics.divisor
+
+    def _restored(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Return normalized `rows` in the units of `x`, whose statistics they had."""
+        statistics = self._statistics(x)
+        if statistics is None:
+            return rows
+        rows_here = rows.to(self.b_dec.dtype)
+        return (rows_here * statistics.factor + statistics.shift).to(rows.dtype)
+
+    def _statistics(self, x: Tensor) -> RowStatistics | None:
+        if self.row_norm == "none":
+            return None
+        return row_statistics(self._checked(x).to(self.b_dec.dtype), self.row_norm)
 
     def _checked(self, x: Tensor) -> Tensor:
         """Return `x`, a floating tensor or array of the right width on the model's device."""

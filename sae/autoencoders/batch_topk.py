@@ -13,6 +13,7 @@ from sae.autoencoders.base import (
     tied_start,
 )
 from sae.autoencoders.jumprelu import JumpReLU
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import (
     SparseCodes,
     decode_mse,
@@ -47,6 +48,9 @@ class BatchTopK(AbstractAutoencoder):
         Dead latents that may explain the residual; None means half of `n_features`.
     pre_bias : bool, default=True
         Whether ``b_dec`` is subtracted before encoding.
+    row_norm : {"none", "layer_norm", "unit_norm"}, default="none"
+        Whether each row is first given mean 0 and deviation 1, or length ``sqrt(D)``. Codes and
+        `decode` are then those of such rows; `forward` gives rows as they came.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
@@ -84,6 +88,7 @@ class BatchTopK(AbstractAutoencoder):
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
         pre_bias: bool = True,
+        row_norm: RowNorm = "none",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
@@ -92,6 +97,7 @@ class BatchTopK(AbstractAutoencoder):
         self.aux_coefficient = check_float("aux_coefficient", aux_coefficient, low=0.0)
         self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
         self.pre_bias = bool(pre_bias)
+        self.row_norm = check_row_norm(row_norm, n_features)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
         tied_start(self, self.seed)
         self.register_buffer("threshold", torch.zeros(()))
@@ -103,7 +109,7 @@ class BatchTopK(AbstractAutoencoder):
         With `k` the k largest of each row.
         """
         x = self._checked(x)
-        rows = x.to(self.W_enc.dtype)
+        rows = self._rows(x)
         bias = self.b_dec if self.pre_bias else None
         if k is not None:
             codes = encode_topk(rows, self.W_enc, self.b_enc, k, pre_bias=bias)
@@ -120,7 +126,7 @@ class BatchTopK(AbstractAutoencoder):
 
         In training mode the threshold follows.
         """
-        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        given, x, target = x, self._rows(x), self._rows(target, of=x)
         bias = self.b_dec if self.pre_bias else None
         codes = encode_batch_topk(x, self.W_enc, self.b_enc, self.k, pre_bias=bias)
         if self.training:
@@ -134,12 +140,12 @@ class BatchTopK(AbstractAutoencoder):
             coefficient=self.aux_coefficient,
             k_aux=self.k_aux,
         )
-        return Losses({"mse": mse, **auxk}, codes.detach(), recon.detach())
+        return Losses({"mse": mse, **auxk}, codes.detach(), self._restored(recon.detach(), given))
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Center, scale the encoder to the data, and take a first threshold from the sample."""
-        sample = self._checked(sample).to(self.W_enc.dtype)
+        sample = self._rows(sample)
         self.b_dec.copy_(geometric_median(sample))
         bias = self.b_dec if self.pre_bias else None
         codes = encode_batch_topk(sample, self.W_enc, self.b_enc, self.k, pre_bias=bias)
@@ -161,6 +167,7 @@ class BatchTopK(AbstractAutoencoder):
             n_latents=self.n_latents,
             target_l0=self.k,
             pre_bias=self.pre_bias,
+            row_norm=self.row_norm,
         ).to(self.W_enc.device, self.W_enc.dtype)
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
             getattr(model, name).copy_(getattr(self, name))

@@ -11,6 +11,7 @@ from sae.autoencoders.base import (
     tied_start,
 )
 from sae.autoencoders.jumprelu import JumpReLU
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_threshold
 from sparsecode._checks import check_float, check_int
 
@@ -36,6 +37,9 @@ class Gated(AbstractAutoencoder):
         Share of the training over which c rises from 0.
     pre_bias : bool, default=True
         Whether ``b_dec`` is subtracted before encoding.
+    row_norm : {"none", "layer_norm", "unit_norm"}, default="none"
+        Whether each row is first given mean 0 and deviation 1, or length ``sqrt(D)``. Codes and
+        `decode` are then those of such rows; `forward` gives rows as they came.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
@@ -68,12 +72,14 @@ class Gated(AbstractAutoencoder):
         l1_coefficient: float = 0.1,
         warmup_share: float = 0.1,
         pre_bias: bool = True,
+        row_norm: RowNorm = "none",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
         self.l1_coefficient = check_float("l1_coefficient", l1_coefficient, low=0.0)
         self.warmup_share = check_float("warmup_share", warmup_share, low=0.0, high=1.0)
         self.pre_bias = bool(pre_bias)
+        self.row_norm = check_row_norm(row_norm, n_features)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
         tied_start(self, self.seed)
         self.r_mag = nn.Parameter(torch.zeros(n_latents))
@@ -84,14 +90,14 @@ class Gated(AbstractAutoencoder):
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
         """Return the latents whose gate is open; with `k` the k largest of them."""
         x = self._checked(x)
-        codes = self._sized(self._gates(x.to(self.W_enc.dtype))).to(x.dtype)
+        codes = self._sized(self._gates(self._rows(x))).to(x.dtype)
         return codes if k is None else codes.truncate(k)
 
     def loss_terms(
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the error ``"mse"``, the penalty ``"l1"`` and the error of the gates ``"aux"``."""
-        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        given, x, target = x, self._rows(x), self._rows(target, of=x)
         gates = self._gates(x)
         codes = self._sized(gates)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
@@ -99,12 +105,12 @@ class Gated(AbstractAutoencoder):
         aux, _ = decode_mse(gates, self.W_dec.detach(), target, bias=self.b_dec.detach())
         factor = self.warmed * self.l1_coefficient * self.scale / max(1, len(x))
         terms = {"mse": mse, "l1": factor * gates.values.sum(), "aux": aux}
-        return Losses(terms, codes.detach(), recon.detach())
+        return Losses(terms, codes.detach(), self._restored(recon.detach(), given))
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Center, scale the encoder, and open the gates of the largest pre-activations only."""
-        sample = self._checked(sample).to(self.W_enc.dtype)
+        sample = self._rows(sample)
         self.b_dec.copy_(geometric_median(sample))
         size = torch.linalg.vector_norm(sample - self.b_dec, dim=1).double().square().mean().sqrt()
         if size > 0:
@@ -131,7 +137,10 @@ class Gated(AbstractAutoencoder):
         JumpReLU
         """
         model = JumpReLU(
-            n_features=self.n_features, n_latents=self.n_latents, pre_bias=self.pre_bias
+            n_features=self.n_features,
+            n_latents=self.n_latents,
+            pre_bias=self.pre_bias,
+            row_norm=self.row_norm,
         ).to(self.W_enc.device, self.W_enc.dtype)
         gain = self.r_mag.exp()
         model.W_enc.copy_(self.W_enc * gain)

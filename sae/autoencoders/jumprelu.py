@@ -10,6 +10,7 @@ from sae.autoencoders.base import (
     scale_encoder,
     tied_start,
 )
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_threshold
 from sparsecode._checks import check_float, check_int
 
@@ -43,6 +44,9 @@ class JumpReLU(AbstractAutoencoder):
         Share of the training over which c rises from 0.
     pre_bias : bool, default=True
         Whether ``b_dec`` is subtracted before encoding.
+    row_norm : {"none", "layer_norm", "unit_norm"}, default="none"
+        Whether each row is first given mean 0 and deviation 1, or length ``sqrt(D)``. Codes and
+        `decode` are then those of such rows; `forward` gives rows as they came.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
@@ -84,6 +88,7 @@ class JumpReLU(AbstractAutoencoder):
         bandwidth: float = 0.02,
         warmup_share: float = 0.1,
         pre_bias: bool = True,
+        row_norm: RowNorm = "none",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
@@ -96,6 +101,7 @@ class JumpReLU(AbstractAutoencoder):
         self.bandwidth = check_float("bandwidth", bandwidth, low=0.0, open_low=True)
         self.warmup_share = check_float("warmup_share", warmup_share, low=0.0, high=1.0)
         self.pre_bias = bool(pre_bias)
+        self.row_norm = check_row_norm(row_norm, n_features)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
         tied_start(self, self.seed)
         self.threshold = nn.Parameter(torch.zeros(n_latents))
@@ -106,14 +112,14 @@ class JumpReLU(AbstractAutoencoder):
         """Return the latents above their thresholds; with `k` the k largest of them."""
         x = self._checked(x)
         theta = self.threshold.detach().clamp(min=0)
-        codes = self._above(x.to(self.W_enc.dtype), theta).to(x.dtype)
+        codes = self._above(self._rows(x), theta).to(x.dtype)
         return codes if k is None else codes.truncate(k)
 
     def loss_terms(
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the squared error ``"mse"`` and the penalty on the number of latents ``"l0"``."""
-        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        given, x, target = x, self._rows(x), self._rows(target, of=x)
         with torch.no_grad():
             self.threshold.clamp_(min=0)  # a step may have taken it below
         width = float(self.bandwidth * self.scale)
@@ -124,12 +130,14 @@ class JumpReLU(AbstractAutoencoder):
         codes = near.with_values(values)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
         penalty = self._penalty(active.sum() / max(1, len(x)))
-        return Losses({"mse": mse, "l0": penalty}, codes.detach(), recon.detach())
+        return Losses(
+            {"mse": mse, "l0": penalty}, codes.detach(), self._restored(recon.detach(), given)
+        )
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Center, scale the encoder, and set all thresholds so that the target holds."""
-        sample = self._checked(sample).to(self.W_enc.dtype)
+        sample = self._rows(sample)
         self.b_dec.copy_(geometric_median(sample))
         size = torch.linalg.vector_norm(sample - self.b_dec, dim=1).double().square().mean().sqrt()
         if size > 0:

@@ -15,6 +15,7 @@ from sae.autoencoders.base import (
     scale_encoder,
     tied_start,
 )
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import SparseCodes, decode, encode_batch_topk, encode_threshold, encode_topk
 from sparsecode._checks import check_choice, check_float, check_int
 
@@ -54,6 +55,9 @@ class Matryoshka(AbstractAutoencoder):
         Dead latents that may explain the residual; None means half of `n_features`.
     pre_bias : bool, default=True
         Whether ``b_dec`` is subtracted before encoding.
+    row_norm : {"none", "layer_norm", "unit_norm"}, default="none"
+        Whether each row is first given mean 0 and deviation 1, or length ``sqrt(D)``. Codes and
+        `decode` are then those of such rows; `forward` gives rows as they came.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
@@ -93,6 +97,7 @@ class Matryoshka(AbstractAutoencoder):
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
         pre_bias: bool = True,
+        row_norm: RowNorm = "none",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
@@ -112,6 +117,7 @@ class Matryoshka(AbstractAutoencoder):
         self.aux_coefficient = check_float("aux_coefficient", aux_coefficient, low=0.0)
         self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
         self.pre_bias = bool(pre_bias)
+        self.row_norm = check_row_norm(row_norm, n_features)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
         tied_start(self, self.seed)
         self.register_buffer("threshold", torch.zeros(()))
@@ -123,7 +129,7 @@ class Matryoshka(AbstractAutoencoder):
         With `k` the k largest of each row.
         """
         x = self._checked(x)
-        rows = x.to(self.W_enc.dtype)
+        rows = self._rows(x)
         bias = self.b_dec if self.pre_bias else None
         if k is not None:
             codes = encode_topk(rows, self.W_enc, self.b_enc, k, pre_bias=bias)
@@ -154,7 +160,7 @@ class Matryoshka(AbstractAutoencoder):
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the error over the prefixes ``"mse"`` and, with dead latents, ``"auxk"``."""
-        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        given, x, target = x, self._rows(x), self._rows(target, of=x)
         codes = self._training_codes(x)
         if self.training and self.selection == "batch_topk":
             follow_threshold(self.threshold, self.n_averaged, codes, self.threshold_decay)
@@ -167,12 +173,12 @@ class Matryoshka(AbstractAutoencoder):
             coefficient=self.aux_coefficient,
             k_aux=self.k_aux,
         )
-        return Losses({"mse": mse, **auxk}, codes.detach(), recon)
+        return Losses({"mse": mse, **auxk}, codes.detach(), self._restored(recon, given))
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Center, scale the encoder to the data, and take a first threshold from the sample."""
-        sample = self._checked(sample).to(self.W_enc.dtype)
+        sample = self._rows(sample)
         self.b_dec.copy_(geometric_median(sample))
         codes = self._training_codes(sample)
         factor = scale_encoder(self, sample, codes)

@@ -12,6 +12,7 @@ from sae.autoencoders.base import (
     scale_encoder,
     tied_start,
 )
+from sae.row_norm import RowNorm, check_row_norm
 from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_threshold
 from sparsecode._checks import check_choice, check_float, check_int
 
@@ -40,6 +41,9 @@ class ReLU(AbstractAutoencoder):
         Share of the training over which c rises from 0.
     pre_bias : bool, default=True
         Whether ``b_dec`` is subtracted before encoding.
+    row_norm : {"none", "layer_norm", "unit_norm"}, default="none"
+        Whether each row is first given mean 0 and deviation 1, or length ``sqrt(D)``. Codes and
+        `decode` are then those of such rows; `forward` gives rows as they came.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
@@ -73,6 +77,7 @@ class ReLU(AbstractAutoencoder):
         variant: Literal["decoder_norm", "unit_norm"] = "decoder_norm",
         warmup_share: float = 0.05,
         pre_bias: bool = True,
+        row_norm: RowNorm = "none",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
@@ -81,6 +86,7 @@ class ReLU(AbstractAutoencoder):
         self.unit_norm_decoder = variant == "unit_norm"
         self.warmup_share = check_float("warmup_share", warmup_share, low=0.0, high=1.0)
         self.pre_bias = bool(pre_bias)
+        self.row_norm = check_row_norm(row_norm, n_features)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
         tied_start(self, self.seed)
         if not self.unit_norm_decoder:
@@ -91,26 +97,30 @@ class ReLU(AbstractAutoencoder):
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
         """Return the positive pre-activations; with `k` the k largest of them."""
         x = self._checked(x)
-        codes = self._positive(x.to(self.W_enc.dtype)).to(x.dtype)
+        codes = self._positive(self._rows(x)).to(x.dtype)
         return codes if k is None else codes.truncate(k)
 
     def loss_terms(
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the squared error ``"mse"`` and the penalty ``"l1"``."""
-        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        given, x, target = x, self._rows(x), self._rows(target, of=x)
         codes = self._positive(x)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
         paid = codes.values
         if not self.unit_norm_decoder:
             paid = paid * torch.linalg.vector_norm(self.W_dec, dim=1)[codes.indices]
         factor = self.warmed * self.l1_coefficient * self.scale / max(1, len(x))
-        return Losses({"mse": mse, "l1": factor * paid.sum()}, codes.detach(), recon.detach())
+        return Losses(
+            {"mse": mse, "l1": factor * paid.sum()},
+            codes.detach(),
+            self._restored(recon.detach(), given),
+        )
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Center, scale the encoder, and let the largest pre-activations through only."""
-        sample = self._checked(sample).to(self.W_enc.dtype)
+        sample = self._rows(sample)
         self.b_dec.copy_(geometric_median(sample))
         size = torch.linalg.vector_norm(sample - self.b_dec, dim=1).double().square().mean().sqrt()
         if size > 0:

@@ -1,5 +1,7 @@
 """TopK: the sparse autoencoder that keeps k latents by construction."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,9 @@ from sae.autoencoders.base import (
     tied_start,
 )
 from sae.autoencoders.jumprelu import JumpReLU
-from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_topk
-from sparsecode._checks import check_float, check_int
+from sae.row_norm import RowNorm, check_row_norm
+from sparsecode import SparseCodes, decode_mse, encode_batch_topk, encode_topk, group_max
+from sparsecode._checks import check_choice, check_float, check_int
 
 
 class TopK(AbstractAutoencoder):
@@ -37,6 +40,11 @@ class TopK(AbstractAutoencoder):
         Dead latents that may explain the residual; None means half of `n_features`.
     pre_bias : bool, default=True
         Whether ``b_dec`` is subtracted before encoding.
+    activation : {"topk", "groupmax"}, default="topk"
+        "groupmax" keeps the largest of each of k groups of neighbouring latents in their place.
+    row_norm : {"none", "layer_norm", "unit_norm"}, default="none"
+        Whether each row is first given mean 0 and deviation 1, or length ``sqrt(D)``. Codes and
+        `decode` are then those of such rows; `forward` gives rows as they came.
     seed : int or None, default=None
         Of the random dictionary; None draws from torch's global generator.
 
@@ -65,6 +73,8 @@ class TopK(AbstractAutoencoder):
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
         pre_bias: bool = True,
+        activation: Literal["topk", "groupmax"] = "topk",
+        row_norm: RowNorm = "none",
         seed: int | None = None,
     ) -> None:
         super().__init__(n_features, n_latents)
@@ -72,19 +82,21 @@ class TopK(AbstractAutoencoder):
         self.aux_coefficient = check_float("aux_coefficient", aux_coefficient, low=0.0)
         self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
         self.pre_bias = bool(pre_bias)
+        self.activation = check_choice("activation", activation, ("topk", "groupmax"))
+        self.row_norm = check_row_norm(row_norm, n_features)
         self.seed = None if seed is None else check_int("seed", seed, low=0)
         tied_start(self, self.seed)
 
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
         """Return the k largest latents of each row, descending."""
         x = self._checked(x)
-        return self._codes(x, self.k if k is None else k).to(x.dtype)
+        return self._codes(self._rows(x), self.k if k is None else k).to(x.dtype)
 
     def loss_terms(
         self, x: Tensor, target: Tensor, *, dead_latents: Tensor | None = None
     ) -> Losses:
         """Return the squared error ``"mse"`` and, with dead latents, ``"auxk"``."""
-        x, target = (self._checked(part).to(self.W_enc.dtype) for part in (x, target))
+        given, x, target = x, self._rows(x), self._rows(target, of=x)
         codes = self._codes(x, self.k)
         mse, recon = decode_mse(codes, self.W_dec, target, bias=self.b_dec)
         auxk = auxk_terms(
@@ -95,12 +107,12 @@ class TopK(AbstractAutoencoder):
             coefficient=self.aux_coefficient,
             k_aux=self.k_aux,
         )
-        return Losses({"mse": mse, **auxk}, codes.detach(), recon.detach())
+        return Losses({"mse": mse, **auxk}, codes.detach(), self._restored(recon.detach(), given))
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> None:
         """Put ``b_dec`` at the geometric median and scale the encoder to the size of the data."""
-        sample = self._checked(sample).to(self.W_enc.dtype)
+        sample = self._rows(sample)
         self.b_dec.copy_(geometric_median(sample))
         scale_encoder(self, sample, self._codes(sample, self.k))
 
@@ -120,12 +132,13 @@ class TopK(AbstractAutoencoder):
         -------
         JumpReLU
         """
-        sample = self._checked(sample).to(self.W_enc.dtype).reshape(-1, self.n_features)
+        sample = self._rows(sample).reshape(-1, self.n_features)
         model = JumpReLU(
             n_features=self.n_features,
             n_latents=self.n_latents,
             target_l0=self.k,
             pre_bias=self.pre_bias,
+            row_norm=self.row_norm,
         ).to(self.W_enc.device, self.W_enc.dtype)
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
             getattr(model, name).copy_(getattr(self, name))
@@ -140,5 +153,8 @@ class TopK(AbstractAutoencoder):
         return model.train(self.training)
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
+        if self.activation == "groupmax":
+            centered = x - self.b_dec if self.pre_bias else x
+            return group_max((centered @ self.W_enc + self.b_enc).relu(), k)
         pre_bias = self.b_dec if self.pre_bias else None
-        return encode_topk(x.to(self.W_enc.dtype), self.W_enc, self.b_enc, k, pre_bias=pre_bias)
+        return encode_topk(x, self.W_enc, self.b_enc, k, pre_bias=pre_bias)

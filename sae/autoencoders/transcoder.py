@@ -1,5 +1,7 @@
 """Transcoder: sparse latents of one place in a model that predict the activations at another."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,16 @@ from sae.autoencoders.base import (
     latent_columns,
     random_rows,
 )
-from sparsecode import SparseCodes, decode_mse, encode_topk
-from sparsecode._checks import check_float, check_floating, check_int, check_last_dim
+from sparsecode import SparseCodes, decode_mse, encode_threshold, encode_topk, group_max
+from sparsecode._checks import (
+    check_choice,
+    check_float,
+    check_floating,
+    check_int,
+    check_last_dim,
+)
+
+ACTIVATIONS = ("topk", "groupmax", "jumprelu")
 
 
 class Transcoder(AbstractAutoencoder):
@@ -32,6 +42,9 @@ class Transcoder(AbstractAutoencoder):
         Width of the target; None means `n_features`.
     k : int, default=32
         Latents kept in each row. `encode` takes another k at inference.
+    activation : {"topk", "groupmax", "jumprelu"}, default="topk"
+        Which latents are active: the k largest; the largest of each of k groups of neighbouring
+        ones; or those above their `threshold`, which training leaves as it is, whatever k is.
     skip_connection : bool, default=False
         Whether a linear map of the input is added to the prediction.
     aux_coefficient : float, default=1/32
@@ -62,6 +75,8 @@ class Transcoder(AbstractAutoencoder):
     torch.Size([2, 6])
     """
 
+    threshold: Tensor
+
     def __init__(
         self,
         *,
@@ -69,6 +84,7 @@ class Transcoder(AbstractAutoencoder):
         n_latents: int,
         n_targets: int | None = None,
         k: int = 32,
+        activation: Literal["topk", "groupmax", "jumprelu"] = "topk",
         skip_connection: bool = False,
         aux_coefficient: float = 1 / 32,
         k_aux: int | None = None,
@@ -79,6 +95,7 @@ class Transcoder(AbstractAutoencoder):
         self.n_targets: int = check_int("n_targets", n_targets, low=1)
         self.row_blocks = (self.n_features, self.n_targets)
         self.k = check_int("k", k, low=1, high=n_latents, high_name="n_latents")
+        self.activation = check_choice("activation", activation, ACTIVATIONS)
         self.skip_connection = bool(skip_connection)
         self.aux_coefficient = check_float("aux_coefficient", aux_coefficient, low=0.0)
         self.k_aux = None if k_aux is None else check_int("k_aux", k_aux, low=1)
@@ -87,13 +104,19 @@ class Transcoder(AbstractAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.W_dec = nn.Parameter(torch.zeros(n_latents, self.n_targets))
         self.b_dec = nn.Parameter(torch.zeros(self.n_targets))
+        if self.activation == "jumprelu":
+            self.register_buffer("threshold", torch.zeros(n_latents))
         if self.skip_connection:
             self.W_skip = nn.Parameter(torch.zeros(self.n_targets, n_features))
 
     def encode(self, x: Tensor, *, k: int | None = None) -> SparseCodes:
-        """Return the k largest latents of each row, descending."""
+        """Return the active latents of each row; with `k` the k largest of them."""
         x = self._checked(x)
-        return self._codes(x.to(self.W_enc.dtype), self.k if k is None else k).to(x.dtype)
+        rows = x.to(self.W_enc.dtype)
+        if self.activation == "jumprelu":
+            codes = self._codes(rows, self.k).to(x.dtype)
+            return codes if k is None else codes.truncate(k)
+        return self._codes(rows, self.k if k is None else k).to(x.dtype)
 
     def skip(self, x: Tensor) -> Tensor | None:
         """Return ``x W_skip^T``, dtype of `x`; None without a skip connection."""
@@ -135,4 +158,8 @@ class Transcoder(AbstractAutoencoder):
         self.b_dec.copy_(target.mean(0))
 
     def _codes(self, x: Tensor, k: int) -> SparseCodes:
+        if self.activation == "jumprelu":
+            return encode_threshold(x, self.W_enc, self.b_enc, self.threshold.clamp(min=0))
+        if self.activation == "groupmax":
+            return group_max((x @ self.W_enc + self.b_enc).relu(), k)
         return encode_topk(x, self.W_enc, self.b_enc, k)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sae.cli import cache, evaluate, report, sweep, train
+from sae.cli import cache, evaluate, export, push, report, sweep, train
 from sae.cli.arguments import examples
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=sweep.EPILOG)(sweep.sweep)
+app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=push.EPILOG)(push.push)
 
 
 def main() -> None:

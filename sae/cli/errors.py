@@ -41,6 +41,8 @@ ARGUMENTS = {
     "n_latents": "--latents",
     "n_steps": "--steps",
     "n_examples": "--examples",
+    "format": "--format",
+    "revision": "--revision",
 }
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,8 @@ FLAGS = {
         --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
         --progress/--no-progress --resume --save-every --seeds --steps --together --warmup-share
         -k""",
+    "export": "--debug --format --help --out",
+    "push": "--debug --dry-run --help --hookpoint --private --revision",
 }
 
 Sae = Callable[..., Result]
@@ -429,3 +432,30 @@ def test_help_texts_for_a_terminal() -> None:
         "A number; no value takes [cyan]lr[/cyan] in [0, 1)."
     )
     assert markup("Some text. None does [this].") == "Some text. No value does \\[this]."
+
+
+def test_export_writes_what_others_load(run_sae: Sae, tmp_path: Path) -> None:
+    model = sae.TopK(n_features=6, n_latents=24, k=3, seed=0)
+    sae.save(model, tmp_path / "model")
+    out = tmp_path / "exported"
+    done = run_sae("export", str(tmp_path / "model"), "--format", "sparsify", "--out", str(out))
+    assert "cfg.json, sae.safetensors" in done.output
+    assert torch.equal(sae.load(out).W_dec, model.W_dec)
+    wrong = run_sae("export", str(tmp_path / "model"), "--format", "sparse")
+    assert wrong.exit_code == 2
+    assert "`--format` must be one of saelens" in wrong.stderr
+
+
+def test_push_shows_what_a_dry_run_would_commit(run_sae: Sae, tmp_path: Path) -> None:
+    sae.save(sae.TopK(n_features=6, n_latents=24, k=3, seed=0), tmp_path / "model")
+    done = run_sae("push", str(tmp_path / "model"), "me/it", "--hookpoint", "h.3", "--dry-run")
+    assert "To me/it, if it were not a dry run" in done.output
+    assert "h.3/README.md" in done.output
+
+
+def test_push_that_is_refused_says_what_to_do(run_sae: Sae, hub: Any, tmp_path: Path) -> None:
+    hub.refuse_writing = True
+    sae.save(sae.TopK(n_features=6, n_latents=24, k=3, seed=0), tmp_path / "model")
+    done = run_sae("push", str(tmp_path / "model"), "me/it")
+    assert done.exit_code == 2
+    assert "that you may write to; the hub refuses" in " ".join(done.stderr.split())
