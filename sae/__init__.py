@@ -19,6 +19,8 @@ from sae.autoencoders import ReLU as ReLU
 from sae.autoencoders import TopK as TopK
 from sae.autoencoders import Transcoder as Transcoder
 from sae.evaluation import evaluate as evaluate
+from sae.evaluation import loss_recovered as loss_recovered
+from sae.evaluation import splice as splice
 from sae.files import load as load
 from sae.files import save as save
 from sae.folding import fold_decoder_norms as fold_decoder_norms
