@@ -95,7 +95,7 @@ def splice(
     spliced = Splice()
 
     def edit(read: Tensor, before: Tensor) -> Tensor:
-        x = _rows(read, model, hookpoint)
+        x = rows_of(read, model, hookpoint)
         codes = model.encode(x)
         spliced.codes = codes.detach()
         recon = model.reconstruct(x, codes)
@@ -152,7 +152,7 @@ def check_spliceable(model: AbstractAutoencoder, hookpoint: str) -> None:
         raise ValueError(f"`hookpoint` must name one module for {kind}; got {hookpoint!r}.")
 
 
-def _rows(read: Tensor, model: AbstractAutoencoder, hookpoint: str) -> Tensor:
+def rows_of(read: Tensor, model: AbstractAutoencoder, hookpoint: str) -> Tensor:
     """Return what was read as the autoencoder takes it."""
     if read.shape[-1] != model.n_features:
         raise ValueError(
