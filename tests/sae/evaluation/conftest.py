@@ -1,8 +1,11 @@
 """Tiny language models with random weights, and autoencoders that fit between their layers."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+import sae
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,17 @@ def bert_lm() -> BertForMaskedLM:
 def tokens() -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(4, 40, (3, 11), generator=generator)
+
+
+@pytest.fixture
+def planted() -> tuple[sae.TopK, torch.Tensor, np.ndarray]:
+    """Rows in which latent 3, 11 or 20 of an orthonormal dictionary gives the class."""
+    model = sae.TopK(n_features=32, n_latents=32, k=4, seed=0)
+    with torch.no_grad():
+        model.W_dec.copy_(torch.linalg.qr(torch.randn(32, 32))[0])
+        model.W_enc.copy_(model.W_dec.T)
+    y = torch.arange(600) % 3
+    codes = torch.zeros(600, 32)
+    codes.scatter_(1, torch.randint(24, 32, (600, 3)), torch.rand(600, 3) + 0.5)
+    codes[torch.arange(600), torch.tensor([3, 11, 20])[y]] = 2.0
+    return model, codes @ model.W_dec.detach(), y.numpy()
