@@ -12,11 +12,15 @@ from sae.interpret.bilinear import latent_form as latent_form
 from sae.interpret.bilinear import manifold_figure as manifold_figure
 from sae.interpret.bilinear import probe_interactions as probe_interactions
 from sae.interpret.browser import browser_data as browser_data
+from sae.interpret.coactivation import coactive_latents as coactive_latents
 from sae.interpret.encoded import EncodedRows as EncodedRows
 from sae.interpret.lens import LogitLens as LogitLens
 from sae.interpret.lens import direction_logits as direction_logits
 from sae.interpret.lens import logit_lens as logit_lens
 from sae.interpret.neighbors import nearest_latents as nearest_latents
+from sae.interpret.pages import Example as Example
+from sae.interpret.pages import LatentPage as LatentPage
+from sae.interpret.pages import LatentPages as LatentPages
 from sae.interpret.quantiles import activation_quantiles as activation_quantiles
 from sae.interpret.steering import ablate as ablate
 from sae.interpret.steering import steer as steer

@@ -46,6 +46,8 @@ FLAGS = {
         --texts""",
     "report": """--debug --examples --help --hookpoint --join --max-rows --out
         --progress/--no-progress""",
+    "dashboard": """--debug --examples --help --hookpoint --join --lm --max-rows
+        --neuronpedia/--no-neuronpedia --out --progress/--no-progress""",
     "sweep": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
         --heldout-fraction --help --hookpoints --k-anneal-share --k-start --latents --log-every
@@ -148,6 +150,16 @@ def test_from_texts_to_a_report(run_sae: Sae, bert_folder: Path, texts_file: Pat
     assert reported.exit_code == 0, reported.output
     assert Path("page.html").resolve().as_uri() in reported.output
     assert "<!doctype html>" in Path("page.html").read_text()
+
+
+def test_a_dashboard_of_a_run(run_sae: Sae, small_run: Path, word_cache: Cache) -> None:
+    done = run_sae("dashboard", small_run, word_cache.path, "--examples", "2", "--out", "site")
+    assert done.exit_code == 0, done.output
+    assert Path("site/index.html").resolve().as_uri() in done.output
+    assert len(list(Path("site/data").iterdir())) == 3
+    again = run_sae("dashboard", small_run, word_cache.path, "--no-neuronpedia", "--out", "site")
+    assert again.exit_code == 0, again.output
+    assert not Path("site/neuronpedia").exists()
 
 
 def test_evaluate_prints_json_alone(run_sae: Sae, small_run: Path, word_cache: Cache) -> None:
