@@ -20,6 +20,8 @@ from sae.autoencoders import TopK as TopK
 from sae.autoencoders import Transcoder as Transcoder
 from sae.compat import export as export
 from sae.evaluation import evaluate as evaluate
+from sae.evaluation import loss_recovered as loss_recovered
+from sae.evaluation import splice as splice
 from sae.files import load as load
 from sae.files import load_many as load_many
 from sae.files import save as save
@@ -27,6 +29,7 @@ from sae.folding import fold_decoder_norms as fold_decoder_norms
 from sae.folding import fold_input_scale as fold_input_scale
 from sae.lazy import LazyAutoencoder as LazyAutoencoder
 from sae.publish import push as push
+from sae.interpret import steer as steer
 from sae.pursuit import matching_pursuit as matching_pursuit
 from sae.sweeps import Grid as Grid
 from sae.sweeps import sweep as sweep

@@ -1,5 +1,6 @@
-"""Hookpoints: modules named by glob, their outputs caught, the rest of the model not run."""
+"""Hookpoints: modules named by glob, whose outputs are caught or replaced on the way."""
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from sparsecode._checks import near_matches
 
 Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
+Edit = Callable[[Tensor, Tensor], Tensor]
 
 
 class _AllCaught(BaseException):
@@ -85,9 +87,6 @@ def capture(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[Run]:
         shape (batch, tokens, n_features) on the model's device.
     """
     caught: dict[str, Tensor] = {}
-    accepted = inspect.signature(model.forward).parameters
-    first = "input_ids" if "input_ids" in accepted else next(iter(accepted))
-    device = next(model.parameters(), torch.zeros(0)).device
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -99,14 +98,9 @@ def capture(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[Run]:
 
     def run(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         caught.clear()
-        inputs: dict[str, Any] = {first: ids.to(device)}
-        if "attention_mask" in accepted:
-            inputs["attention_mask"] = mask.to(device)
-        if "use_cache" in accepted:
-            inputs["use_cache"] = False
         try:
             with torch.inference_mode():
-                model(**inputs)
+                model(**model_inputs(model, ids, mask))
         except _AllCaught:
             pass
         missing = [name for name in hookpoints if name not in caught]
@@ -128,6 +122,91 @@ def capture(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[Run]:
             handle.remove()
         for module, flag in flags:
             module.training = flag
+
+
+def model_inputs(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """Return the arguments with which a model is called on token ids, on its device.
+
+    Parameters
+    ----------
+    model : Module
+    ids, mask : Tensor of shape (batch, tokens)
+    """
+    accepted = inspect.signature(model.forward).parameters
+    device = next(model.parameters(), torch.zeros(0)).device
+    first = "input_ids" if "input_ids" in accepted else next(iter(accepted))
+    inputs: dict[str, Any] = {first: ids.to(device)}
+    if "attention_mask" in accepted:
+        inputs["attention_mask"] = mask.to(device)
+    if "use_cache" in accepted:
+        inputs["use_cache"] = False
+    return inputs
+
+
+@contextmanager
+def edited(model: nn.Module, hookpoint: str, edit: Edit) -> Iterator[None]:
+    """Change what a module of a model puts out, inside the block.
+
+    Parameters
+    ----------
+    model : Module
+    hookpoint : str
+        A module, whose output is both read and replaced, or two joined by "+": what the first one
+        puts out is read, and the output of the second one, which runs later, is replaced.
+    edit : callable
+        Takes what was read and what would be put out, (batch, tokens, width) each, and returns what
+        is put out in its place. Inside a module that returns several values it is the first one.
+    """
+    first, last = hookpoint_pair(model, hookpoint)
+    modules = dict(model.named_modules())
+    read: list[Tensor] = []
+
+    def reader(module: nn.Module, args: Any, output: Any) -> None:
+        read[:] = [_tensor_of(output, first)]
+
+    def writer(module: nn.Module, args: Any, output: Any) -> Any:
+        before = _tensor_of(output, last)
+        if first != last and not read:
+            raise ValueError(
+                f"`hookpoint` must name a module to read that runs before the one to replace; "
+                f"{first!r} did not run before {last!r}."
+            )
+        source = before if first == last else read.pop()
+        return _with_tensor(output, edit(source, before))
+
+    handles = [modules[first].register_forward_hook(reader)] if first != last else []
+    try:
+        handles.append(modules[last].register_forward_hook(writer))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def hookpoint_pair(model: nn.Module, hookpoint: str) -> tuple[str, str]:
+    """Return the module to read and the module to replace, which may be the same one.
+
+    Parameters
+    ----------
+    model : Module
+    hookpoint : str
+        One name, or two joined by "+".
+    """
+    if not isinstance(hookpoint, str) or not 1 <= len(hookpoint.split("+")) <= 2:
+        raise ValueError(
+            "`hookpoint` must name one module, or an input and an output joined by '+'; "
+            f"got {hookpoint!r}."
+        )
+    names = []
+    for part in hookpoint.split("+"):
+        found = match_hookpoints(model, [part])
+        if len(found) > 1:
+            raise ValueError(
+                f"`hookpoint` must name one module; {part!r} matches {len(found)}, "
+                f"such as {found[0]!r} and {found[1]!r}."
+            )
+        names.append(found[0])
+    return names[0], names[-1]
 
 
 def _spellings(model: nn.Module, pattern: str) -> list[str]:
@@ -181,6 +260,18 @@ def _tensor_of(output: Any, name: str) -> Tensor:
             f"got {type(output).__name__}. Choose another module."
         )
     return output
+
+
+def _with_tensor(output: Any, tensor: Tensor) -> Any:
+    """Return a module's output with other activations in it; the counterpart of `_tensor_of`."""
+    if isinstance(output, Mapping):
+        name = "last_hidden_state" if "last_hidden_state" in output else next(iter(output))
+        changed = copy.copy(output)
+        changed[name] = tensor  # type: ignore[index]
+        return changed
+    if isinstance(output, tuple):
+        return (tensor, *output[1:])
+    return [tensor, *output[1:]] if isinstance(output, list) else tensor
 
 
 def _check_output(output: Tensor, name: str, shape: torch.Size) -> Tensor:

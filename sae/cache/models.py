@@ -52,8 +52,9 @@ class Loaded:
         embedding = None if find is None else find()
         return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
-    def context_length(self, wanted: int | None) -> int:
-        """Return the context to use: `wanted`, or 256 or the model's longest if that is less."""
+    @property
+    def longest_context(self) -> int | None:
+        """The most tokens that the model takes at once, if it or its tokenizer says."""
         config = getattr(self.model, "config", None)
         limits = [
             limit
@@ -64,9 +65,13 @@ class Loaded:
             )
             if isinstance(limit, int) and 0 < limit < 10**9
         ]
-        longest = min(limits, default=None)
+        return min(limits, default=None)
+
+    def context_length(self, wanted: int | None) -> int:
+        """Return the context to use: `wanted`, or 256 or the model's longest if that is less."""
+        longest = self.longest_context
         if wanted is None:
-            return min(DEFAULT_CONTEXT, *limits) if limits else DEFAULT_CONTEXT
+            return min(DEFAULT_CONTEXT, longest or DEFAULT_CONTEXT)
         return check_int(
             "context_length", wanted, low=1, high=longest, high_name="model's longest context"
         )
@@ -103,7 +108,12 @@ class Loaded:
 
 
 def load(
-    model: Any, tokenizer: Any, device: str | torch.device | None
+    model: Any,
+    tokenizer: Any,
+    device: str | torch.device | None,
+    *,
+    name_of_argument: str = "model",
+    with_head: bool = False,
 ) -> tuple[Loaded, Callable[[], None]]:
     """Return the model on its device, and a function that puts an object back as it was.
 
@@ -117,6 +127,10 @@ def load(
         None takes the one of the model's name or folder, and none for an object.
     device : device or None
         None leaves an object where it is, and takes the GPU, if there is one, for a name.
+    name_of_argument : str, default="model"
+        What errors call the model.
+    with_head : bool, default=False
+        Whether a model that was trained to predict tokens is loaded with the layer that does.
     """
     if device is not None:
         _check_device(device)
@@ -136,17 +150,18 @@ def load(
         return Loaded(model, words, name), undo
     if not isinstance(model, (str, Path)):
         raise TypeError(
-            f"`model` must be a name, a folder or a torch module; got {type(model).__name__}."
+            f"`{name_of_argument}` must be a name, a folder or a torch module; "
+            f"got {type(model).__name__}."
         )
     name = str(model)
     words = None if tokenizer is None else _tokenizer(tokenizer)
     try:
-        loaded = _load_quietly(name)
+        loaded = _load_quietly(name, with_head)
     except (OSError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"`model` must be a transformers model on the Hugging Face hub or a folder with one; "
-            f"{name!r} could not be loaded ({first})"
+            f"`{name_of_argument}` must be a transformers model on the Hugging Face hub or a "
+            f"folder with one; {name!r} could not be loaded ({first})"
         ) from None
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -187,16 +202,29 @@ def _check_device(device: str | torch.device) -> None:
         ) from None
 
 
-def _load_quietly(name: str) -> nn.Module:
+def _load_quietly(name: str, with_head: bool) -> nn.Module:
     transformers = _transformers()
+    kind = transformers.AutoModel
+    if with_head:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        kind = getattr(transformers, _class_with_head(config))
     log = transformers.utils.logging
     shown = log.is_progress_bar_enabled()
     log.disable_progress_bar()
     try:
-        return transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
+        return kind.from_pretrained(name, trust_remote_code=False)
     finally:
         if shown:
             log.enable_progress_bar()
+
+
+def _class_with_head(config: Any) -> str:
+    """Return the auto class that keeps the layer in front of the vocabulary, if there is one."""
+    (trained_as,) = (config.architectures or [""])[:1]
+    if trained_as.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "AutoModelForMaskedLM"
+    is_causal = trained_as.endswith(("ForCausalLM", "LMHeadModel"))
+    return "AutoModelForCausalLM" if is_causal else "AutoModel"
 
 
 def _move(model: nn.Module, home: torch.device) -> None:

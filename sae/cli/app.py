@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sae.cli import cache, evaluate, export, push, report, sweep, train
+from sae.cli import cache, dashboard, evaluate, export, push, report, sweep, train
 from sae.cli.arguments import examples
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
         "sae train activations --latents 4096 -k 32 --steps 1000 --out run",
         "sae evaluate run activations",
         "sae report run activations --out report.html",
+        "sae dashboard run activations --out dashboard",
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -31,6 +32,7 @@ app.command(epilog=cache.EPILOG)(cache.cache)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=report.EPILOG)(report.report)
+app.command(epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command(epilog=sweep.EPILOG)(sweep.sweep)
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=push.EPILOG)(push.push)

@@ -7,8 +7,8 @@ import typer
 
 AUTOENCODER, TRAINING, TOKENS, DATA = "Autoencoder", "Training", "Which tokens become rows", "Data"
 SCHEDULES, NUMERICS, LOG = "Schedules", "Numerics", "Log and checkpoints"
-SPEED, PAGE, OTHER = "Speed and storage", "Page", "Other"
-PANELS = (AUTOENCODER, TRAINING, TOKENS, DATA, SCHEDULES, NUMERICS, LOG, SPEED, PAGE, OTHER)
+SPEED, PAGE, SUITE, OTHER = "Speed and storage", "Page", "Suite", "Other"
+PANELS = (AUTOENCODER, TRAINING, TOKENS, DATA, SCHEDULES, NUMERICS, LOG, SPEED, PAGE, SUITE, OTHER)
 """Headings of options in ``--help``, in their order."""
 
 PROGRESS = "Show a progress bar; left to itself, on a terminal only."

@@ -1,8 +1,10 @@
 """``sae evaluate``: what an autoencoder is worth on rows it has not seen."""
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 
 from sae import evaluation
@@ -11,6 +13,7 @@ from sae.cli.arguments import (
     OTHER,
     PANELS,
     PROGRESS,
+    SUITE,
     DataPath,
     Debug,
     Hookpoint,
@@ -21,7 +24,7 @@ from sae.cli.arguments import (
 from sae.cli.errors import sentences, this_command
 from sae.cli.options import of_function, with_options
 from sae.cli.runs import is_training_data, open_data, stored_config
-from sae.cli.tables import print_metrics, print_next
+from sae.cli.tables import print_metrics, print_next, print_suite
 from sae.files import load
 from sparsecode import io
 
@@ -49,6 +52,8 @@ EPILOG = examples(
     "Examples:",
     "sae evaluate run activations",
     "sae evaluate run other-activations --split all --json",
+    "sae evaluate run activations --suite core --lm gpt2 --texts book.txt",
+    "sae evaluate run activations --suite full --labels labels.npy --other second-run",
 )
 
 
@@ -62,6 +67,39 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=OTHER)
     ] = False,
+    suite: Annotated[
+        Literal["core", "full"] | None,
+        typer.Option(
+            help="Measure more, into suite.json of the run: core adds the decoder's coherence and "
+            "the loss recovered, full also probes, absorption and stability.",
+            rich_help_panel=SUITE,
+        ),
+    ] = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Language model for the loss recovered.", rich_help_panel=SUITE
+        ),
+    ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="TEXT", help="What it reads there.", rich_help_panel=SUITE),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .npy file with a label for each row, for probes; without it, the first letters "
+            "of the tokens.",
+            rich_help_panel=SUITE,
+        ),
+    ] = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="A run with another seed, for stability.", rich_help_panel=SUITE
+        ),
+    ] = None,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -82,12 +120,30 @@ def evaluate(
         usual &= options["method"] == "encoder"
         if options["heldout_fraction"] is None:
             options["heldout_fraction"] = fraction
-        metrics = evaluation.evaluate(model, rows, **options)
+        metrics: dict[str, Any]
+        if suite is not None:
+            found = evaluation.suite(
+                model,
+                rows,
+                kind=suite,
+                lm=lm,
+                texts=texts,
+                labels=None if labels is None else np.load(labels, allow_pickle=False),
+                others=[load(folder) for folder in other or []],
+                hookpoint=stored.get("data", {}).get("hookpoint"),
+                **options,
+            )
+            io.write_json(run / "suite.json", found)
+            metrics = found["reconstruction"]
+        else:
+            found = metrics = evaluation.evaluate(model, rows, **options)
         if not stored or (own and usual and metrics["split"] == unseen):
             io.write_json(run / "evaluation.json", metrics)
     if as_json:
-        typer.echo(json.dumps(metrics, indent=1))
+        typer.echo(json.dumps(found, indent=1))
         return
     names = {"heldout": "Held-out rows", "train": "Training rows", "all": "All rows"}
     print_metrics(f"{names[metrics['split']]} of {data}", metrics)
+    if suite is not None:
+        print_suite(f"Suite {suite}, in {run / 'suite.json'}", found)
     print_next(["sae", "report", str(run), str(data), "--out", "report.html"])

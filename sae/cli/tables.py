@@ -41,6 +41,51 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
     print_table(title, rows)
 
 
+SUITE = {
+    "dictionary": {
+        "coherence": ("Coherence", "largest cosine between two decoder rows"),
+        "mean_largest_cosine": ("Nearest cosine", "of a decoder row, mean"),
+    },
+    "loss": {
+        "loss_recovered": ("Loss recovered", "against zero ablation"),
+        "loss_recovered_mean": ("Loss recovered", "against mean ablation"),
+        "ce_original": ("Cross-entropy", "of the model as it is, nats per token"),
+        "ce_reconstruction": ("Cross-entropy", "with the reconstruction"),
+        "kl": ("KL divergence", "from the original distribution"),
+        "cosine_reconstruction": ("Output cosine", "with the reconstruction"),
+    },
+    "probing": {
+        "accuracy_codes": ("Probe on codes", "accuracy on all latents"),
+        "accuracy_activations": ("Probe on activations", "accuracy"),
+        "accuracy_majority": ("Most frequent label", "accuracy"),
+    },
+    "absorption": {"absorption_rate": ("Absorption", "share of a class that others speak for")},
+    "stability": {
+        "mean_cosine": ("Matched cosine", "of latents of other seeds"),
+        "shared": ("Shared latents", "with a cosine of 0.7 or more"),
+    },
+}
+
+
+def print_suite(title: str, found: Mapping[str, Any]) -> None:
+    """Print what `sae.evaluation.suite` measured beside the reconstruction, and what it did not."""
+    rows = [
+        (name, f"{found[part][key]:.4f}", note)
+        for part, entries in SUITE.items()
+        for key, (name, note) in entries.items()
+        if found.get(part, {}).get(key) is not None
+    ]
+    rows += [
+        (f"Probe on {k} latents", f"{value:.4f}", "balanced accuracy, mean over classes")
+        for k, value in found.get("probing", {}).get("accuracy_at_k", {}).items()
+    ]
+    rows += [
+        (part.capitalize(), "-", f"not measured: it needs {need}")
+        for part, need in found["left_out"].items()
+    ]
+    print_table(title, rows)
+
+
 def print_runs(title: str, runs: Iterable[Mapping[str, Any]]) -> None:
     """Print the runs of a sweep, the smallest error first, and which are on the front."""
     rows: list[tuple[str, ...]] = [("Run", "FVU", "L0", "Dead", "")]

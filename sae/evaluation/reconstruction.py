@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae.autoencoders import AbstractAutoencoder, Crosscoder, ReconstructsProducts
 from sae.cache import AbstractSource, Cache, JoinedSource, as_source
@@ -236,7 +236,7 @@ def _side(data: Any, split: str, heldout_fraction: float, n_features: int) -> Ab
 
 
 @contextmanager
-def evaluation_mode(model: AbstractAutoencoder) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Switch a model to inference inside the block and every part of it back afterwards."""
     before = {module: module.training for module in model.modules()}
     model.eval()

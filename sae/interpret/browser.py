@@ -58,7 +58,7 @@ def browser_data(
     """
     n_top = check_int("n_top", n_top, low=1)
     found = top_examples(encoded, n_top=CANDIDATES * n_top)
-    values, rows, groups = _choose(found, n_top, quantiles, before)
+    values, rows, groups = choose_examples(found, n_top, quantiles, before)
     model = encoded.model
     atoms = (model.left, model.right) if isinstance(model, Bilinear) else (model.W_dec, None)
     nearest, cosines = nearest_latents(atoms[0], n_neighbors, right=atoms[1])
@@ -106,7 +106,7 @@ def unpack(packed: dict[str, str]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(packed["data"]), dtype=kind)
 
 
-def _choose(
+def choose_examples(
     found: LatentExamples, n_top: int, quantiles: Sequence[float], distance: int
 ) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
     """Return values and rows (F, E) of the examples to show, and which columns belong together."""

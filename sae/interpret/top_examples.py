@@ -119,7 +119,7 @@ def top_examples(encoded: EncodedRows, *, n_top: int = 10, n_sample: int = 32) -
         rows = codes.row_ids()[fired] + start
         counts += torch.bincount(latents, minlength=n_latents)
         sums.index_add_(0, latents, values.double())
-        places = latents * N_BINS + _bin(values)
+        places = latents * N_BINS + bin_of(values)
         histogram.view(-1).index_add_(0, places, torch.ones_like(places))
         top.update(latents, values.double(), rows, values)
         sample.update(latents, _hash(latents, rows), rows, values)
@@ -176,7 +176,7 @@ class _Best:
         self.values[changed] = merged(self.values, values, 0.0).gather(1, order)
 
 
-def _bin(values: Tensor) -> Tensor:
+def bin_of(values: Tensor) -> Tensor:
     """Return the bin of the histogram that each value falls into."""
     place = (values.double().log2() * BINS_PER_OCTAVE).floor() + N_BINS // 2
     return place.clamp(0, N_BINS - 1).long()

@@ -1,3 +1,4 @@
-"""report.html: one file that shows how a run went and what each latent stands for."""
+"""Pages about a run and its latents: report.html in one file, and a dashboard in a folder."""
 
+from sae.report.dashboard import write_dashboard as write_dashboard
 from sae.report.page import write as write

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sae.cache import AbstractSource, Cache, JoinedSource, as_source
-from sae.evaluation import evaluate
 from sae.files import load
 from sae.interpret import EncodedRows, browser_data
 from sae.report.charts import firing_charts, training_charts
-from sae.report.summary import Run, cards, facts, lead, settings
+from sae.report.summary import Run, cards, evaluation_of, facts, lead, settings
 from sparsecode import io
 from sparsecode._checks import check_int
 
@@ -76,13 +75,13 @@ def write(
     hidden = None if progress is None else not progress
     with tqdm(total=n_rows, desc="report", unit=" rows", unit_scale=True, disable=hidden) as bar:
         encoded = EncodedRows(model, source, max_rows=max_rows, progress=bar.update)
-        latents = browser_data(encoded, _vocabulary(source), n_top=n_examples)
+        latents = browser_data(encoded, vocabulary_of(source), n_top=n_examples)
     found = Run(
         model=model,
         source=source,
         config=io.read_json(folder / "config.json") if (folder / "config.json").exists() else {},
         metrics=_metrics(folder / "metrics.jsonl"),
-        evaluation=_evaluation(folder, model, source),
+        evaluation=evaluation_of(folder, model, source),
     )
     io.write_bytes(out, render(found, latents).encode())
     return Path(out)
@@ -137,7 +136,7 @@ def embedded_json(value: Any) -> str:
     return text
 
 
-def _vocabulary(source: AbstractSource) -> list[str] | None:
+def vocabulary_of(source: AbstractSource) -> list[str] | None:
     """Return the pieces of the tokenizer; none at all for data without tokens."""
     return (source.vocabulary or []) if isinstance(source, (Cache, JoinedSource)) else None
 
@@ -153,11 +152,6 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
             f"`{path}` must hold one JSON object a line; it does not. Restore it, or delete it to "
             "have a report without training curves."
         ) from None
-
-
-def _evaluation(folder: Path, model: Any, source: AbstractSource) -> dict[str, Any]:
-    path = folder / "evaluation.json"
-    return io.read_json(path) if path.exists() else evaluate(model, source)
 
 
 def _need_packages() -> None:

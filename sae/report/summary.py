@@ -10,7 +10,9 @@ import torch
 
 from sae.autoencoders import AbstractAutoencoder
 from sae.cache import AbstractSource, Cache, JoinedSource
+from sae.evaluation import evaluate
 from sae.interpret.browser import unpack
+from sparsecode import io
 
 HIDDEN = ("format", "format_version", "run_id")
 
@@ -56,6 +58,21 @@ def facts(run: Run) -> list[str]:
     if last:
         found += [f"{last['step']:,} steps", f"{_short(last['tokens'])} tokens"]
     return [heading, *found]
+
+
+def evaluation_of(
+    folder: Path, model: AbstractAutoencoder, source: AbstractSource
+) -> dict[str, Any]:
+    """Return what `sae.evaluate` found for a run, now if it was not asked before.
+
+    Parameters
+    ----------
+    folder : Path
+    model : AbstractAutoencoder
+    source : AbstractSource
+    """
+    path = folder / "evaluation.json"
+    return io.read_json(path) if path.exists() else evaluate(model, source)
 
 
 def lead(run: Run) -> str:

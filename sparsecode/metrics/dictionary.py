@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sparsecode._checks import check_floating, check_last_dim
+from sparsecode._checks import check_floating, check_int, check_last_dim
 
 
 def recovery_error(learned: Tensor, truth: Tensor) -> float:
@@ -55,10 +55,38 @@ def coherence(dictionary: Tensor) -> float:
     >>> coherence(torch.eye(3))
     0.0
     """
-    cosines = _cosines(dictionary, dictionary).abs()
-    if len(cosines) < 2:
-        raise ValueError(f"`dictionary` must have at least two atoms; got {len(cosines)}.")
-    return float(cosines.fill_diagonal_(0).max())
+    return float(largest_cosines(dictionary).max())
+
+
+def largest_cosines(dictionary: Tensor, *, chunk_size: int = 2048) -> Tensor:
+    """Return each atom's largest absolute cosine with another atom.
+
+    Parameters
+    ----------
+    dictionary : Tensor or ndarray of shape (F, D)
+        One atom per row, of any norm; at least two.
+    chunk_size : int, default=2048
+        Atoms compared at a time; (chunk_size, F) is the largest matrix that is held.
+
+    Returns
+    -------
+    Tensor of shape (F,), float64
+
+    Examples
+    --------
+    >>> largest_cosines(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, -3.0]]))
+    tensor([0., 1., 1.], dtype=torch.float64)
+    """
+    atoms = check_floating("dictionary", dictionary)
+    if len(atoms) < 2:
+        raise ValueError(f"`dictionary` must have at least two atoms; got {len(atoms)}.")
+    found = []
+    for start in range(0, len(atoms), check_int("chunk_size", chunk_size, low=1)):
+        cosines = _cosines(atoms[start : start + chunk_size], atoms).abs()
+        own = torch.arange(len(cosines), device=cosines.device)
+        cosines[own, own + start] = 0
+        found.append(cosines.amax(1))
+    return torch.cat(found)
 
 
 def stability(first: Tensor, second: Tensor) -> float:

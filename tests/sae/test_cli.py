@@ -43,9 +43,12 @@ FLAGS = {
         --precision --progress/--no-progress --resume --save-every --seed --steps
         --warmup-share -k""",
     "evaluate": """--batch-size --budgets --debug --heldout-fraction --help --hookpoint --join
-        --json --max-rows --method --progress/--no-progress --split""",
+        --json --labels --lm --max-rows --method --other --progress/--no-progress --split --suite
+        --texts""",
     "report": """--debug --examples --help --hookpoint --join --max-rows --out
         --progress/--no-progress""",
+    "dashboard": """--debug --examples --help --hookpoint --join --lm --max-rows
+        --neuronpedia/--no-neuronpedia --out --progress/--no-progress""",
     "sweep": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
         --heldout-fraction --help --hookpoints --k-anneal-share --k-start --latents --log-every
@@ -152,12 +155,40 @@ def test_from_texts_to_a_report(run_sae: Sae, bert_folder: Path, texts_file: Pat
     assert "<!doctype html>" in Path("page.html").read_text()
 
 
+def test_a_dashboard_of_a_run(run_sae: Sae, small_run: Path, word_cache: Cache) -> None:
+    done = run_sae("dashboard", small_run, word_cache.path, "--examples", "2", "--out", "site")
+    assert done.exit_code == 0, done.output
+    assert Path("site/index.html").resolve().as_uri() in done.output
+    assert len(list(Path("site/data").iterdir())) == 3
+    again = run_sae("dashboard", small_run, word_cache.path, "--no-neuronpedia", "--out", "site")
+    assert again.exit_code == 0, again.output
+    assert not Path("site/neuronpedia").exists()
+
+
 def test_evaluate_prints_json_alone(run_sae: Sae, small_run: Path, word_cache: Cache) -> None:
     shutil.copytree(small_run, "run")
     done = run_sae("evaluate", "run", word_cache.path, "--json", "--max-rows", "20")
     metrics = json.loads(done.stdout)
     assert 0 < metrics["n_rows"] <= 20
     assert metrics["split"] == "heldout"
+
+
+def test_a_suite_is_printed_and_kept(
+    run_sae: Sae, small_run: Path, word_cache: Cache, bert_folder: Path
+) -> None:
+    shutil.copytree(small_run, "run")
+    Path("text.txt").write_text("the king sat on a mat .")
+    line = ["--suite", "full", "--lm", bert_folder, "--texts", "text.txt", "--other", small_run]
+    done = run_sae("evaluate", "run", word_cache.path, *line)
+    assert done.exit_code == 0, done.output
+    found = io.read_json(Path("run/suite.json"))
+    assert found["loss"]["kind"] == "encoder"
+    assert found["stability"]["shared"] == 1.0
+    assert found["left_out"] == {}
+    for number in (found["dictionary"]["coherence"], found["probing"]["accuracy_codes"]):
+        assert f"{number:.4f}" in done.output
+    core = run_sae("evaluate", "run", word_cache.path, "--suite", "core", "--json")
+    assert json.loads(core.stdout)["left_out"] == {"loss": "a language model and texts"}
 
 
 def test_the_hookpoint_of_the_run_is_found_again(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sae.cache.hooks import capture, match_hookpoints
+from sae.cache.hooks import capture, edited, hookpoint_pair, match_hookpoints
 
 
 def test_patterns_match_parts_of_names_in_natural_order() -> None:
@@ -154,3 +154,37 @@ def test_the_prefix_of_the_models_body_may_be_there_or_not(bert: nn.Module) -> N
     assert bert.base_model_prefix == "bert"
     assert match_hookpoints(bert, ["bert.encoder.layer.1"]) == ["encoder.layer.1"]
     assert match_hookpoints(with_head, ["encoder.layer.*"])[1] == "bert.encoder.layer.1"
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "mapping"])
+def test_an_edit_replaces_the_activations_in_any_form_of_output(form: str) -> None:
+    class Module(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            if form == "mapping":
+                return {"last_hidden_state": x, "other": 3}
+            return {"tensor": x, "tuple": (x, 3), "list": [x, 3]}[form]
+
+    model = nn.ModuleDict({"a": Module()})
+    with edited(model, "a", lambda read, before: read + before):
+        out = model["a"](torch.ones(1, 2, 4))
+    kept = out if form == "tensor" else out["last_hidden_state"] if form == "mapping" else out[0]
+    assert kept.tolist() == torch.full((1, 2, 4), 2.0).tolist()
+    if form != "tensor":
+        assert (out["other"] if form == "mapping" else out[1]) == 3
+    assert not model["a"]._forward_hooks
+
+
+@pytest.mark.parametrize("hookpoint", ["a+b+c", 3])
+def test_a_hookpoint_is_one_or_two_names(bert: nn.Module, hookpoint: Any) -> None:
+    with pytest.raises(ValueError, match="an input and an output joined by"):
+        hookpoint_pair(bert, hookpoint)
+
+
+def test_a_pair_of_hookpoints(bert: nn.Module) -> None:
+    assert hookpoint_pair(bert, "encoder.layer.1") == ("encoder.layer.1",) * 2
+    assert hookpoint_pair(bert, "bert.encoder.layer.0+encoder.layer.1") == (
+        "encoder.layer.0",
+        "encoder.layer.1",
+    )
+    with pytest.raises(ValueError, match=r"must name one module; 'encoder.layer.\*' matches 3"):
+        hookpoint_pair(bert, "encoder.layer.*")

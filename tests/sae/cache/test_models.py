@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
+from transformers import BertModel, GPT2Model
 
 import sae.cache
 from sae.cache import Cache
@@ -116,3 +118,25 @@ def test_half_precision_on_a_cpu_is_computed_in_float32(bert: nn.Module, dtype: 
     put_back()
     after = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in half.state_dict().items()}
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [("BertForMaskedLM", "BertForMaskedLM"), ("GPT2LMHeadModel", "GPT2LMHeadModel")],
+)
+def test_a_model_keeps_its_head_where_it_is_wanted(
+    bert: BertModel, gpt2: GPT2Model, tmp_path: Path, trained: str, expected: str
+) -> None:
+    body = bert if trained.startswith("Bert") else gpt2
+    getattr(transformers, trained)(body.config).save_pretrained(tmp_path)
+    found, _ = load(tmp_path, None, None, with_head=True)
+    assert type(found.model).__name__ == expected
+    bare, _ = load(tmp_path, None, None)
+    assert type(bare.model) is type(body)
+
+
+def test_a_model_that_was_trained_without_a_head_has_none(bert: BertModel, tmp_path: Path) -> None:
+    bert.save_pretrained(tmp_path)
+    found, _ = load(tmp_path, None, None, with_head=True)
+    assert type(found.model) is BertModel
+    assert found.longest_context == 32

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsecode.metrics import coherence, recovery_error, stability
+from sparsecode.metrics import coherence, largest_cosines, recovery_error, stability
 
 
 def test_order_sign_and_norm_do_not_count() -> None:
@@ -39,3 +39,12 @@ def test_what_is_refused() -> None:
         coherence(torch.ones(1, 3))
     with pytest.raises(ValueError, match=r"n_features\) = \(..., 3\); got \(2, 2\)"):
         stability(torch.eye(3), torch.eye(2))
+
+
+def test_largest_cosines_do_not_depend_on_the_chunks() -> None:
+    atoms = torch.randn(23, 5)
+    unit = torch.nn.functional.normalize(atoms.double(), dim=1)
+    expected = ((unit @ unit.T).abs() - 2 * torch.eye(23)).amax(1)
+    for size in (1, 7, 100):
+        torch.testing.assert_close(largest_cosines(atoms, chunk_size=size), expected)
+    assert coherence(atoms) == pytest.approx(float(expected.max()))
