@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsecode._checks import check_finite, check_floating
+from sparsecode._checks import as_tensor, check_finite, check_floating
 from sparsecode.datafits.base import AbstractDatafit
 
 
@@ -42,7 +42,7 @@ class MaskedQuadratic(AbstractDatafit):
 
     Parameters
     ----------
-    mask : bool Tensor of shape (N, D) or (D,)
+    mask : bool Tensor or ndarray of shape (N, D) or (D,)
         Whether an entry is observed.
 
     Examples
@@ -55,8 +55,10 @@ class MaskedQuadratic(AbstractDatafit):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mask, Tensor) or self.mask.dtype != torch.bool:
-            raise TypeError(f"`mask` must be a bool tensor; got {self.mask!r}.")
+        mask = as_tensor(self.mask)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"`mask` must be a bool tensor or array; got {self.mask!r}.")
+        object.__setattr__(self, "mask", mask)
 
     def value(self, x: Tensor, y: Tensor) -> Tensor:
         """Return half the squared error of each row over observed entries."""
@@ -81,7 +83,7 @@ class WeightedQuadratic(AbstractDatafit):
 
     Parameters
     ----------
-    weights : Tensor of shape (N, D) or (D,)
+    weights : Tensor or ndarray of shape (N, D) or (D,)
         At least 0.
 
     Examples
@@ -96,6 +98,7 @@ class WeightedQuadratic(AbstractDatafit):
         weights = check_finite("weights", check_floating("weights", self.weights))
         if bool((weights < 0).any()):
             raise ValueError(f"`weights` must be at least 0; got {float(weights.min()):g}.")
+        object.__setattr__(self, "weights", weights)
 
     def value(self, x: Tensor, y: Tensor) -> Tensor:
         """Return half the weighted squared error of each row."""

@@ -33,6 +33,12 @@ class AtomSums:
         self.codes_FF = atoms_FD.new_zeros(len(atoms_FD), len(atoms_FD))
         self.rows_FD = torch.zeros_like(atoms_FD)
 
+    def to(self, device: torch.device | str) -> "AtomSums":
+        """Return the same sums on a device."""
+        moved = AtomSums(self.atoms_FD.to(device), nonnegative=self.nonnegative)
+        moved.codes_FF, moved.rows_FD = self.codes_FF.to(device), self.rows_FD.to(device)
+        return moved
+
     def add(self, codes_NF: Tensor, rows_ND: Tensor, memory: int | None) -> None:
         """Add a batch; with `memory`, older batches fade by ``1 - batch / memory`` first."""
         fade = 1.0 if memory is None else max(0.0, 1 - len(rows_ND) / memory)

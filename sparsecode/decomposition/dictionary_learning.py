@@ -9,9 +9,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sparsecode._checks import check_finite, check_float, check_floating, check_int, check_shape
+from sparsecode._checks import check_float, check_int
 from sparsecode.decomposition.atoms import AtomSums, random_rows
-from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_matrix, read_rows, written
 from sparsecode.decomposition.sparse_coder import default_solver
 from sparsecode.penalties import L1, AbstractPenalty, UnitNorm
 from sparsecode.solvers import AbstractSolver, NotConvergedWarning, SolverResult
@@ -182,6 +182,7 @@ class DictionaryLearning(AddsUpAtoms):
         rows = read_rows(self, X, reset=not known, device=self.device, allow_nan=False)
         if not known:
             self._begin(rows)
+        self._sums = self._sums.to(rows.device)
         rows = rows.to(self._sums.atoms_FD)
         record = _Pass(self._sums.atoms_FD)
         for part in rows.split(self._batch(rows)):
@@ -204,7 +205,7 @@ class DictionaryLearning(AddsUpAtoms):
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device, allow_nan=False)
-        atoms = torch.from_numpy(self.components_).to(rows)
+        atoms = self._atoms(rows)
         root = self._root.to(rows) if self._root is not None else None
         if root is not None:
             rows, atoms = rows @ root, atoms @ root
@@ -231,9 +232,8 @@ class DictionaryLearning(AddsUpAtoms):
         given = n_features if self.n_components is None else self.n_components
         n_atoms = check_int("n_components", given, low=1)
         if self.init is not None:
-            init = self.init if isinstance(self.init, Tensor) else np.asarray(self.init)
-            atoms = check_finite("init", check_floating("init", init)).detach().to(rows)
-            check_shape("init", atoms, (n_atoms, n_features), ("n_components", "n_features"))
+            shape, axes = (n_atoms, n_features), ("n_components", "n_features")
+            atoms = read_matrix("init", self.init, shape, axes).to(rows)
         else:
             atoms = random_rows(rows, n_atoms, generator)
         if self.nonnegative:
@@ -250,7 +250,7 @@ class DictionaryLearning(AddsUpAtoms):
         """Code a batch and update the atoms."""
         solver, penalty = self._method()
         if self._root is not None:
-            rows = rows @ self._root
+            rows = rows @ self._root.to(rows)
         result = solver.solve(rows, self._sums.atoms_FD, penalty=penalty, warn=False)
         codes_NF = result.codes.to_dense()
         record.add(rows, codes_NF, result)
@@ -258,10 +258,12 @@ class DictionaryLearning(AddsUpAtoms):
         self._sums.update_atoms()
 
     def _keep(self, errors: list[float]) -> "DictionaryLearning":
+        self._sums = self._sums.to("cpu")  # so that a model from a GPU can be read without one
         atoms = self._sums.atoms_FD
         if self._root is not None:
+            self._root = self._root.cpu()
             atoms = torch.linalg.solve(self._root, atoms, left=False)
-        self.components_ = atoms.cpu().numpy().copy()
+        self.components_ = atoms.numpy().copy()
         self.error_, self.n_iter_ = np.array(errors), len(errors)
         return self
 
@@ -305,10 +307,9 @@ class _Pass:
 
 def _square_root(metric: Any, rows: Tensor) -> Tensor:
     """Return R, symmetric, with ``R R = metric``."""
-    given = metric if isinstance(metric, Tensor) else np.asarray(metric)
-    square = check_finite("metric", check_floating("metric", given)).detach().double()
     n_features = rows.shape[1]
-    check_shape("metric", square, (n_features, n_features), ("n_features", "n_features"))
+    shape, axes = (n_features, n_features), ("n_features", "n_features")
+    square = read_matrix("metric", metric, shape, axes).double()
     values, vectors = torch.linalg.eigh((square + square.T) / 2)
     if float(values[0]) <= 1e-12 * float(values[-1].abs()):
         raise ValueError(

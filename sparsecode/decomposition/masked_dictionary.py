@@ -9,9 +9,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sparsecode._checks import check_finite, check_float, check_floating, check_int, check_shape
+from sparsecode._checks import check_float, check_int
 from sparsecode.datafits import MaskedQuadratic
-from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_matrix, read_rows, written
 from sparsecode.penalties import UnitNorm
 from sparsecode.solvers import OMP
 
@@ -172,10 +172,9 @@ class MaskedDictionaryLearning(AddsUpAtoms):
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device, allow_nan=True)
-        atoms = torch.from_numpy(self.components_).to(rows)
         known = ~rows.isnan()
         datafit = None if bool(known.all()) else MaskedQuadratic(known)
-        codes = OMP(self.n_nonzero).solve(rows, atoms, datafit=datafit).codes
+        codes = OMP(self.n_nonzero).solve(rows, self._atoms(rows), datafit=datafit).codes
         return written(codes, X, self.sparse_output)
 
     def __sklearn_tags__(self) -> Any:
@@ -196,10 +195,8 @@ class MaskedDictionaryLearning(AddsUpAtoms):
         given = n_features if self.n_components is None else self.n_components
         n_atoms = check_int("n_components", given, low=1)
         if self.init is not None:
-            init = self.init if isinstance(self.init, Tensor) else np.asarray(self.init)
-            start = check_finite("init", check_floating("init", init))
-            check_shape("init", start, (n_atoms, n_features), ("n_components", "n_features"))
-            return UnitNorm().prox(start.detach().to(rows), 1.0)
+            shape, axes = (n_atoms, n_features), ("n_components", "n_features")
+            return UnitNorm().prox(read_matrix("init", self.init, shape, axes).to(rows), 1.0)
         mixed = rows.nan_to_num(nan=0.0)
         mixed = mixed[torch.randperm(len(rows), generator=generator)[:MIXED_ROWS].to(rows.device)]
         shape = (n_atoms, len(mixed))

@@ -11,16 +11,13 @@ from torch import Tensor
 
 from sparsecode._checks import (
     check_choice,
-    check_finite,
     check_float,
-    check_floating,
     check_int,
-    check_shape,
 )
 from sparsecode.codes import SparseCodes
 from sparsecode.decomposition.atoms import AtomSums, random_rows
 from sparsecode.decomposition.encoders import ENCODERS, AbstractEncoder
-from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_matrix, read_rows, written
 from sparsecode.penalties import L1, UnitNorm
 from sparsecode.solvers import FISTA
 from sparsecode.solvers.base import CHUNK_ENTRIES, codes_of
@@ -196,7 +193,7 @@ class PredictiveSparseDecomposition(AddsUpAtoms):
         kept = next(module.parameters())
         if kept.device != rows.device or kept.dtype != rows.dtype:
             module = copy.deepcopy(module).to(rows)
-        atoms = torch.from_numpy(self.components_).to(rows)
+        atoms = self._atoms(rows)
         with torch.no_grad():
             parts = [
                 self._predicted(part, module, atoms)
@@ -223,13 +220,9 @@ class PredictiveSparseDecomposition(AddsUpAtoms):
 
     def _start(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the given atoms, or random rows of unit norm, filled up with random directions."""
-        given = self.dictionary
-        if given is not None:
-            given = given if isinstance(given, Tensor) else np.asarray(given)
-            atoms = check_finite("dictionary", check_floating("dictionary", given)).detach()
-            shape = (self.n_components, rows.shape[1])
-            check_shape("dictionary", atoms, shape, ("n_components", "n_features"))
-            return atoms.to(rows).clone()
+        if self.dictionary is not None:
+            shape, axes = (self.n_components, rows.shape[1]), ("n_components", "n_features")
+            return read_matrix("dictionary", self.dictionary, shape, axes).to(rows).clone()
         n_atoms = rows.shape[1] if self.n_components is None else self.n_components
         n_atoms = check_int("n_components", n_atoms, low=1)
         return UnitNorm().prox(random_rows(rows, n_atoms, generator), 1.0)

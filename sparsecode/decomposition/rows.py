@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from sparsecode._checks import check_finite
+from sparsecode._checks import as_tensor, check_finite, check_floating, check_shape
 from sparsecode.codes import SparseCodes
 
 KINDS: Any = [np.float64, np.float32]
@@ -33,6 +33,10 @@ class AddsUpAtoms(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         check_is_fitted(self)
         return decoded(X, self.components_)
+
+    def _atoms(self, rows: Tensor) -> Tensor:
+        """Return the atoms like `rows`; they may be read-only, as joblib maps them."""
+        return as_tensor(self.components_).to(rows)
 
     @property
     def _n_features_out(self) -> int:
@@ -67,6 +71,21 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, device: str, allow_nan: bo
     return torch.from_numpy(writable).to(choose_device(device))
 
 
+def read_matrix(
+    name: str, given: Any, shape: tuple[int | None, int], axes: tuple[str, str]
+) -> Tensor:
+    """Return a matrix that a parameter holds as a checked tensor that NumPy can hold too.
+
+    Integers become float64, as in scikit-learn, and half precision becomes float32.
+    """
+    matrix = as_tensor(given if isinstance(given, Tensor) else np.asarray(given)).detach()
+    if not matrix.is_floating_point() and not matrix.is_complex():
+        matrix = matrix.double()
+    matrix = check_floating(name, matrix)
+    matrix = matrix.float() if matrix.dtype.itemsize < 4 else matrix
+    return check_finite(name, check_shape(name, matrix, shape, axes), advice="Repair it first.")
+
+
 def written(codes: SparseCodes, X: Any, sparse_output: bool) -> Any:
     """Return codes as CSR, as a tensor on the device of `X`, or as an array."""
     if sparse_output:
@@ -80,7 +99,7 @@ def decoded(X: Any, components: np.ndarray) -> Any:
     if isinstance(X, Tensor):
         _check_width(X, components)
         X = check_finite("X", X if X.is_floating_point() else X.double())
-        return X @ torch.as_tensor(components).to(X)
+        return X @ as_tensor(components).to(X)
     csr: Any = "csr"
     X = check_array(X, accept_sparse=csr, dtype=KINDS, input_name="X")
     _check_width(X, components)

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from sparsecode._checks import check_finite, check_floating, check_shape
-from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
+from sparsecode.decomposition.rows import AddsUpAtoms, read_matrix, read_rows, written
 from sparsecode.penalties import L1, AbstractPenalty, Convex, UnitNorm
 from sparsecode.solvers import FISTA, ISTA, OMP, AbstractSolver, CoordinateDescent
 
@@ -111,16 +108,13 @@ class SparseCoder(AddsUpAtoms):
         if self.dictionary is None:
             atoms = UnitNorm().prox(rows, 1.0)
         else:
-            given = self.dictionary
-            given = given if isinstance(given, Tensor) else np.asarray(given)
-            atoms = check_floating("dictionary", given)
             shape = (None, rows.shape[1])
-            check_shape("dictionary", atoms, shape, ("n_components", "n_features"))
-            check_finite("dictionary", atoms, advice="Drop or repair those atoms first.")
+            axes = ("n_components", "n_features")
+            atoms = read_matrix("dictionary", self.dictionary, shape, axes)
         solver = default_solver(self.penalty) if self.solver is None else self.solver
         solver.solve(torch.zeros_like(rows[:1]), atoms.to(rows), penalty=self.penalty)
         self.solver_ = solver
-        self.components_ = atoms.detach().cpu().numpy().copy()
+        self.components_ = atoms.cpu().numpy().copy()
         return self
 
     def transform(self, X: Any) -> Any:
@@ -138,8 +132,7 @@ class SparseCoder(AddsUpAtoms):
         """
         check_is_fitted(self)
         rows = read_rows(self, X, reset=False, device=self.device, allow_nan=False)
-        atoms = torch.from_numpy(self.components_).to(rows)
-        codes = self.solver_.solve(rows, atoms, penalty=self.penalty).codes
+        codes = self.solver_.solve(rows, self._atoms(rows), penalty=self.penalty).codes
         return written(codes, X, self.sparse_output)
 
 

@@ -1,5 +1,6 @@
 """RobustSparseNMF: non-negative parts, sparse codes, and rows or features that may be wrong."""
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -10,11 +11,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sparsecode._checks import check_choice, check_float, check_int
+from sparsecode._checks import as_tensor, check_choice, check_float, check_int
 from sparsecode.datafits import WeightedQuadratic
 from sparsecode.decomposition.rows import AddsUpAtoms, read_rows, written
 from sparsecode.penalties import UnitNorm, WeightedL1
-from sparsecode.solvers import FISTA
+from sparsecode.solvers import FISTA, NotConvergedWarning
 
 WEIGHTS = ("l21", "correntropy")
 AXES = ("samples", "features")
@@ -49,9 +50,10 @@ class RobustSparseNMF(AddsUpAtoms):
         Weight of the graph, if there is one.
     max_iter : int, default=1000
         Most iterations.
-    tol : float, default=1e-5
-        Iterations end when twenty of them lower the objective, or change the parts if there are
-        `weights`, by at most this share.
+    tol : float, default=1e-4
+        Iterations end when twenty of them lower the objective by at most this share of that of
+        the first; or, if there are `weights`, change the parts by at most this share
+        of their squared norm.
     random_state : int, RandomState instance or None, default=0
         Of the start.
     sparse_output : bool, default=False
@@ -109,7 +111,7 @@ class RobustSparseNMF(AddsUpAtoms):
         graph: Any = None,
         graph_weight: float = 0.1,
         max_iter: int = 1000,
-        tol: float = 1e-5,
+        tol: float = 1e-4,
         random_state: Any = 0,
         sparse_output: bool = False,
         device: str = "auto",
@@ -148,6 +150,12 @@ class RobustSparseNMF(AddsUpAtoms):
         """
         rows = self._read(X, reset=True)
         known = (~rows.isnan()).to(rows)
+        empty = (known.sum(0) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                "Each feature must be observed in at least one row; got none of feature "
+                f"{empty[0]} ({len(empty)} features). Drop them first."
+            )
         rows = rows.nan_to_num(nan=0.0)
         axis = AXES.index(check_choice("weight_axis", self.weight_axis, AXES))
         kind = self.weights
@@ -167,10 +175,17 @@ class RobustSparseNMF(AddsUpAtoms):
             if done % PATIENCE:
                 continue
             # With weights that change, the objective of one iteration is not that of another.
-            gained = errors[-PATIENCE] - errors[-1] if kind is None else (parts - before).norm()
-            if gained <= tol * (errors[-PATIENCE] if kind is None else parts.norm()):
+            gained = errors[-PATIENCE] - errors[-1] if kind is None else _square(parts - before)
+            if gained <= tol * (errors[0] if kind is None else _square(parts)):
                 break
             before = parts
+        else:
+            warnings.warn(
+                f"`RobustSparseNMF` did not converge in {max_iter} iterations. Raise `max_iter` or "
+                "`tol`.",
+                NotConvergedWarning,
+                stacklevel=2,
+            )
         self.components_, self.codes_ = parts.cpu().numpy().copy(), codes.cpu().numpy().copy()
         self.weights_ = weights.cpu().numpy().copy()
         self.error_, self.n_iter_ = np.array(errors), len(errors)
@@ -194,9 +209,10 @@ class RobustSparseNMF(AddsUpAtoms):
         rows = self._read(X, reset=False)
         known = (~rows.isnan()).to(rows)
         if self.weight_axis == "features":
-            known = known * torch.from_numpy(self.weights_).to(rows)
-        penalty = WeightedL1(torch.tensor(float(self.alpha)), nonnegative=True)
-        parts = torch.from_numpy(self.components_).to(rows)
+            known = known * as_tensor(self.weights_).to(rows)
+        alpha = check_float("alpha", self.alpha, low=0.0)
+        penalty = WeightedL1(torch.tensor(alpha, dtype=torch.float64), nonnegative=True)
+        parts = self._atoms(rows)
         solver, datafit = FISTA(tol=1e-4), WeightedQuadratic(known)
         filled = rows.nan_to_num(nan=0.0)
         found = solver.solve(filled, parts, penalty=penalty, datafit=datafit)
@@ -237,22 +253,42 @@ class RobustSparseNMF(AddsUpAtoms):
         weight = check_float("graph_weight", self.graph_weight, low=0.0)
         if self.graph is None:
             return None
-        if isinstance(self.graph, int):
+        if isinstance(self.graph, (int, np.integer)):
             filled = rows.nan_to_num(nan=0.0).cpu().numpy()
             n_neighbors = check_int("graph", self.graph, low=1, high=len(rows) - 1)
             joined = kneighbors_graph(filled, n_neighbors)
             affinity = scipy.sparse.coo_array(joined.maximum(joined.T))
         else:
             affinity = scipy.sparse.coo_array(self.graph)
-        if affinity.shape != (len(rows), len(rows)) or (affinity.data < 0).any():
-            raise ValueError(
-                "`graph` must be None, an int, or non-negative affinities of shape (n_samples, "
-                f"n_samples) = {(len(rows), len(rows))}; got shape {affinity.shape}."
-            )
+        _check_affinity(affinity, len(rows))
         places = torch.from_numpy(np.stack([affinity.row, affinity.col]).astype(np.int64))
         values = weight * torch.from_numpy(affinity.data.astype(np.float64)).to(rows)
         shape = (len(rows), len(rows))
         return torch.sparse_coo_tensor(places.to(rows.device), values, shape, check_invariants=True)
+
+
+def _check_affinity(affinity: Any, n_rows: int) -> None:
+    """Refuse a graph that is not a symmetric matrix of finite, non-negative affinities."""
+    wanted = (
+        "`graph` must be None, an int, or finite, non-negative, symmetric affinities of shape "
+        f"(n_samples, n_samples) = {(n_rows, n_rows)}"
+    )
+    if affinity.shape != (n_rows, n_rows):
+        raise ValueError(f"{wanted}; got shape {affinity.shape}.")
+    if affinity.nnz == 0:
+        return
+    if not np.isfinite(affinity.data).all() or affinity.data.min() < 0:
+        raise ValueError(f"{wanted}; got an affinity of {affinity.data.min():g}.")
+    apart = float(abs(affinity - affinity.T).max())
+    if apart > 1e-6 * affinity.data.max():
+        raise ValueError(
+            f"{wanted}; got some that differ by {apart:g} from their mirror images. "
+            "Pass (graph + graph.T) / 2."
+        )
+
+
+def _square(parts: Tensor) -> float:
+    return float(parts.square().sum())
 
 
 class _Updates:

@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sparsecode._checks import check_floating, check_int, check_last_dim
+from sparsecode._checks import as_tensor, check_floating, check_int, check_last_dim
 
 
 def recovery_error(learned: Tensor, truth: Tensor) -> float:
@@ -115,7 +115,15 @@ def stability(first: Tensor, second: Tensor) -> float:
 
 
 def _cosines(first: Tensor, second: Tensor) -> Tensor:
-    a_FD = check_floating("first", first).double()
-    b_GD = check_last_dim("second", check_floating("second", second), a_FD.shape[-1], "n_features")
-    a_FD, b_GD = (torch.nn.functional.normalize(atoms.double(), dim=1) for atoms in (a_FD, b_GD))
+    a_FD, b_GD = _atoms("first", first), _atoms("second", second)
+    check_last_dim("second", b_GD, a_FD.shape[-1], "n_features")
+    a_FD, b_GD = (torch.nn.functional.normalize(atoms, dim=1) for atoms in (a_FD, b_GD))
     return (a_FD @ b_GD.T).clamp(-1, 1)
+
+
+def _atoms(name: str, given: Tensor) -> Tensor:
+    """Return atoms in float64; integers are welcome."""
+    atoms = as_tensor(given)
+    if isinstance(atoms, Tensor) and not atoms.is_floating_point() and not atoms.is_complex():
+        return atoms.double()
+    return check_floating(name, atoms).double()

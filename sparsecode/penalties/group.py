@@ -37,32 +37,43 @@ class GroupL21(AbstractPenalty, Subdifferentiable, Convex):
 
     def __post_init__(self) -> None:
         check_float("alpha", self.alpha, low=0.0)
-        for group in self.groups:
-            check_int("groups", group, low=0)
+        check_groups(self.groups)
 
     def value(self, z: Tensor) -> Tensor:
         """Return `alpha` times the sum of the norms of all groups."""
-        return self.alpha * self._norms(z).sum()
+        return self.alpha * group_norms(z, self.groups).sum()
 
     def prox(self, z: Tensor, step: float) -> Tensor:
         """Shrink the norm of each group by ``alpha * step``."""
-        norms = self._norms(z)[..., self._ids(z)]
+        norms = group_norms(z, self.groups)[..., group_ids(z, self.groups)]
         factor = (1 - self.alpha * step / norms.where(norms > 0, 1.0)).clamp(min=0)
         return z * factor
 
     def subdiff_distance(self, z: Tensor, gradient: Tensor) -> Tensor:
         """Return each entry's share of the distance; the shares of a group add as squares."""
-        ids = self._ids(z)
-        norms, pulls = self._norms(z)[..., ids], self._norms(gradient)[..., ids]
+        ids = group_ids(z, self.groups)
+        norms, pulls = (group_norms(part, self.groups)[..., ids] for part in (z, gradient))
         smooth = (gradient + self.alpha * z / norms.where(norms > 0, 1.0)).abs()
         beyond = (1 - self.alpha / pulls.where(pulls > 0, 1.0)).clamp(min=0)
         return smooth.where(norms > 0, gradient.abs() * beyond)
 
-    def _ids(self, z: Tensor) -> Tensor:
-        check_last_dim("z", z, len(self.groups), "len(groups)")
-        return torch.tensor(self.groups, device=z.device)
 
-    def _norms(self, z: Tensor) -> Tensor:
-        """Return the norm of each group, of shape (..., n_groups)."""
-        member = torch.nn.functional.one_hot(self._ids(z), max(self.groups) + 1).to(z.dtype)
-        return (z.square() @ member).sqrt()
+def check_groups(groups: Sequence[int]) -> None:
+    """Refuse groups that are not ids of at least one coordinate."""
+    for group in groups:
+        check_int("groups", group, low=0)
+    if len(groups) == 0:
+        raise ValueError("`groups` must hold the group of at least one coordinate; got none.")
+
+
+def group_ids(z: Tensor, groups: Sequence[int]) -> Tensor:
+    """Return the group of each coordinate of `z`."""
+    check_last_dim("z", z, len(groups), "len(groups)")
+    return torch.as_tensor(groups, dtype=torch.long, device=z.device)
+
+
+def group_norms(z: Tensor, groups: Sequence[int]) -> Tensor:
+    """Return the norm of each group, of shape (..., n_groups)."""
+    ids = group_ids(z, groups)
+    sums = z.new_zeros(*z.shape[:-1], int(ids.max()) + 1)
+    return sums.index_add(-1, ids, z.square()).sqrt()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsecode._checks import check_float, check_int, check_last_dim
+from sparsecode._checks import check_float, check_int
 from sparsecode.penalties.base import AbstractPenalty, Convex
+from sparsecode.penalties.group import check_groups, group_ids, group_norms
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class GroupKSupport(AbstractPenalty, Convex):
     def __post_init__(self) -> None:
         check_float("alpha", self.alpha, low=0.0)
         check_int("k", self.k, low=1)
-        for group in self.groups or ():
-            check_int("groups", group, low=0)
+        if self.groups is not None:
+            check_groups(self.groups)
 
     def value(self, z: Tensor) -> Tensor:
         """Return the sum over rows."""
@@ -64,18 +65,10 @@ class GroupKSupport(AbstractPenalty, Convex):
             return z.clone()
         shares = _shares(self._norms(z), self.k, self.alpha * step)
         factors = shares / (shares + self.alpha * step)
-        return z * (factors if self.groups is None else factors[..., self._ids(z)])
-
-    def _ids(self, z: Tensor) -> Tensor:
-        assert self.groups is not None
-        check_last_dim("z", z, len(self.groups), "len(groups)")
-        return torch.tensor(self.groups, device=z.device)
+        return z * (factors if self.groups is None else factors[..., group_ids(z, self.groups)])
 
     def _norms(self, z: Tensor) -> Tensor:
-        if self.groups is None:
-            return z.abs()
-        member = torch.nn.functional.one_hot(self._ids(z), max(self.groups) + 1).to(z.dtype)
-        return (z.square() @ member).sqrt()
+        return z.abs() if self.groups is None else group_norms(z, self.groups)
 
 
 def _shares(norms: Tensor, k: int, offset: float) -> Tensor:

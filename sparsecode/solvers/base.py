@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sparsecode._checks import check_finite, check_floating, check_same_device, check_shape
 from sparsecode.codes import SparseCodes
-from sparsecode.datafits import AbstractDatafit, MaskedQuadratic, Quadratic
-from sparsecode.penalties import AbstractPenalty
+from sparsecode.datafits import AbstractDatafit, MaskedQuadratic, Quadratic, WeightedQuadratic
+from sparsecode.penalties import AbstractPenalty, Convex
 
 CHUNK_ENTRIES = 1 << 22  # of a dense (rows, atoms) matrix that is held at a time
 
@@ -89,8 +89,8 @@ class AbstractSolver(ABC):
     """What the penalty must be an instance of; None: the solver takes no penalty."""
     needs_datafit: ClassVar[tuple[type, ...]] = (Quadratic,)
     """The datafit must be an instance of one of these."""
-    serves_instead: ClassVar[str]
-    """Name of a solver for what this one refuses."""
+    takes_start: ClassVar[bool] = True
+    """Whether codes to begin with make a difference."""
 
     def solve(
         self,
@@ -135,13 +135,17 @@ class AbstractSolver(ABC):
         """
         datafit = Quadratic() if datafit is None else datafit
         self._check_needs(penalty, datafit)
+        if start is not None and not self.takes_start:
+            name = type(self).__name__
+            warnings.warn(f"`{name}` begins at zero codes; `start` is ignored.", stacklevel=2)
+            start = None
         problem = _checked(x, dictionary, penalty, datafit, start)
         n_rows, n_atoms = problem.x.shape[0], problem.dictionary.shape[0]
         step = max(1, CHUNK_ENTRIES // max(n_atoms, problem.x.shape[1]))
         spans = [slice(first, first + step) for first in range(0, max(n_rows, 1), step)]
         with torch.no_grad():
             parts = [self._solve(problem.rows(span)) for span in spans]
-        result = parts[0] if len(parts) == 1 else _joined(parts)
+        result = parts[0] if len(parts) == 1 else joined(parts)
         missed = int((~result.converged).sum())
         if missed and warn:
             worst = float(result.stop_value.max())
@@ -159,8 +163,11 @@ class AbstractSolver(ABC):
         """Solve a checked problem."""
 
     def _check_needs(self, penalty: AbstractPenalty | None, datafit: AbstractDatafit) -> None:
-        name = f"`{type(self).__name__}`"
-        instead = f"Use `{self.serves_instead}`."
+        if not isinstance(datafit, AbstractDatafit):
+            raise TypeError(f"`datafit` must be an `AbstractDatafit`; got {datafit!r}.")
+        if penalty is not None and not isinstance(penalty, AbstractPenalty):
+            raise TypeError(f"`penalty` must be an `AbstractPenalty` or None; got {penalty!r}.")
+        name, instead = f"`{type(self).__name__}`", f"Use {_serving(penalty, datafit)}."
         if not isinstance(datafit, self.needs_datafit):
             known = " or ".join(f"`{kind.__name__}`" for kind in self.needs_datafit)
             got = type(datafit).__name__
@@ -170,12 +177,23 @@ class AbstractSolver(ABC):
                 got = type(penalty).__name__
                 raise TypeError(f"{name} takes no penalty; got `{got}`. {instead}")
             return
-        for kind in (AbstractPenalty, *self.needs_penalty):
+        if penalty is None:
+            raise TypeError(f"{name} needs a penalty; got None. {instead}")
+        for kind in self.needs_penalty:
             if not isinstance(penalty, kind):
                 got = type(penalty).__name__
                 raise TypeError(
                     f"{name} needs a penalty that is `{kind.__name__}`; `{got}` is not. {instead}"
                 )
+
+
+def _serving(penalty: AbstractPenalty | None, datafit: AbstractDatafit) -> str:
+    """Return the name of a solver that takes these."""
+    if penalty is not None:
+        return "`FISTA`" if isinstance(penalty, Convex) else "`ISTA`"
+    if isinstance(datafit, (Quadratic, MaskedQuadratic)):
+        return "`OMP`"
+    return "`FISTA` with a penalty, such as `L1`"
 
 
 def codes_of(z_NF: Tensor) -> SparseCodes:
@@ -200,7 +218,7 @@ def _checked(
         raise ValueError("`dictionary` must have at least one atom; got none.")
     check_shape("x", x_ND, (None, dictionary_FD.shape[1]), ("n_rows", "n_features"))
     check_same_device("x", x_ND, dictionary=dictionary_FD)
-    observed = x_ND
+    observed, datafit = x_ND, _fitting(datafit, x_ND)
     if isinstance(datafit, MaskedQuadratic):
         observed = x_ND.where(datafit.mask, 0.0)
     check_finite("x", observed)
@@ -214,7 +232,21 @@ def _checked(
     return Problem(observed, dictionary_FD.to(x_ND.dtype), penalty, datafit, start)
 
 
-def _joined(parts: list[SolverResult]) -> SolverResult:
+def _fitting(datafit: AbstractDatafit, x_ND: Tensor) -> AbstractDatafit:
+    """Return a datafit whose mask or weights have the shape, dtype and device of the rows."""
+    if not isinstance(datafit, (MaskedQuadratic, WeightedQuadratic)):
+        return datafit
+    masked = isinstance(datafit, MaskedQuadratic)
+    name, held = ("mask", datafit.mask) if masked else ("weights", datafit.weights)
+    if held.shape != x_ND.shape[1:]:
+        check_shape(name, held, tuple(x_ND.shape), ("n_rows", "n_features"))
+    if masked:
+        return MaskedQuadratic(held.to(x_ND.device))
+    return WeightedQuadratic(held.to(x_ND))
+
+
+def joined(parts: list[SolverResult]) -> SolverResult:
+    """Return the results of parts of the rows as one."""
     return SolverResult(
         SparseCodes.cat([part.codes for part in parts]),
         torch.cat([part.objective for part in parts]),

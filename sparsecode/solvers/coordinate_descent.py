@@ -47,7 +47,6 @@ class CoordinateDescent(AbstractSolver):
     """
 
     needs_penalty = (CoordinateSeparable, Subdifferentiable)
-    serves_instead = "FISTA"
 
     def __init__(self, *, max_iter: int = 1000, tol: float = 1e-6) -> None:
         self.max_iter = check_int("max_iter", max_iter, low=1)

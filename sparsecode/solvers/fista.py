@@ -38,7 +38,6 @@ class FISTA(AbstractSolver):
 
     needs_penalty = (Convex,)
     needs_datafit = (AbstractDatafit,)
-    serves_instead = "ISTA"
 
     def __init__(self, *, max_iter: int = 2000, tol: float = 1e-5) -> None:
         self.max_iter = check_int("max_iter", max_iter, low=1)

@@ -35,7 +35,6 @@ class IHT(AbstractSolver):
     """
 
     needs_penalty = None
-    serves_instead = "ISTA"
 
     def __init__(self, n_nonzero: int, *, max_iter: int = 1000, tol: float = 1e-6) -> None:
         self.n_nonzero = check_int("n_nonzero", n_nonzero, low=1)
@@ -61,6 +60,8 @@ class IHT(AbstractSolver):
         basis = z_NF.where((z_NF != 0).any(1, keepdim=True), down_NF)
         on_support = self._kept(basis, k) != 0
         inside = down_NF.where(on_support, 0.0)
+        # Where the support is fitted exactly, nothing inside says how long a step may be.
+        inside = inside.where((inside != 0).any(1, keepdim=True), down_NF)
         step_N = _share(inside, inside @ problem.dictionary)
         new_NF = self._kept(z_NF + step_N[:, None] * down_NF, k)
         for _ in range(MOST_HALVINGS):

@@ -42,7 +42,6 @@ class ISTA(AbstractSolver):
 
     needs_penalty = ()
     needs_datafit = (AbstractDatafit,)
-    serves_instead = "OMP"
 
     def __init__(self, *, max_iter: int = 5000, tol: float = 1e-5) -> None:
         self.max_iter = check_int("max_iter", max_iter, low=1)

@@ -36,7 +36,7 @@ class LARS(AbstractSolver):
     """
 
     needs_penalty = (L1,)
-    serves_instead = "CoordinateDescent"
+    takes_start = False
 
     def __init__(self, *, max_iter: int = 1000, tol: float = 1e-6) -> None:
         self.max_iter = check_int("max_iter", max_iter, low=1)

@@ -32,7 +32,7 @@ class MatchingPursuit(AbstractSolver):
 
     needs_penalty = None
     needs_datafit = (Quadratic,)
-    serves_instead = "FISTA"
+    takes_start = False
 
     def __init__(self, n_steps: int, *, tol: float = 0.0) -> None:
         self.n_steps = check_int("n_steps", n_steps, low=1)

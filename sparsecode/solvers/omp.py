@@ -7,8 +7,10 @@ from sparsecode._checks import check_float, check_int
 from sparsecode.codes import SparseCodes
 from sparsecode.datafits import MaskedQuadratic, Quadratic
 from sparsecode.ops.decode import decode
-from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult
+from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult, joined
 from sparsecode.solvers.cholesky_omp import cholesky_omp
+
+BASIS_ENTRIES = 1 << 20  # of the orthonormal bases that are held at a time
 
 
 class OMP(AbstractSolver):
@@ -45,7 +47,7 @@ class OMP(AbstractSolver):
 
     needs_penalty = None
     needs_datafit = (Quadratic, MaskedQuadratic)
-    serves_instead = "FISTA"
+    takes_start = False
 
     def __init__(self, n_nonzero: int, *, tol: float = 0.0) -> None:
         self.n_nonzero = check_int("n_nonzero", n_nonzero, low=1)
@@ -69,7 +71,13 @@ class OMP(AbstractSolver):
         return SolverResult(codes, error_N / 2, error_N, n_done, converged)
 
     def _careful(self, problem: Problem, n_steps: int) -> SolverResult:
-        """Solve with an orthonormal basis of the chosen atoms of each row."""
+        """Solve with an orthonormal basis of the chosen atoms of each row, part by part."""
+        n_rows, n_features = problem.x.shape
+        step = max(1, BASIS_ENTRIES // max(1, n_steps * n_features))
+        spans = [slice(first, first + step) for first in range(0, max(n_rows, 1), step)]
+        return joined([self._with_basis(problem.rows(span), n_steps) for span in spans])
+
+    def _with_basis(self, problem: Problem, n_steps: int) -> SolverResult:
         dictionary_FD, n_atoms = problem.dictionary, len(problem.dictionary)
         n_features = dictionary_FD.shape[1]
         mask = problem.datafit.mask if isinstance(problem.datafit, MaskedQuadratic) else None

@@ -52,7 +52,7 @@ class SparseBayes(AbstractSolver):
 
     needs_penalty = None
     needs_datafit = (Quadratic,)
-    serves_instead = "FISTA"
+    takes_start = False
 
     def __init__(
         self,

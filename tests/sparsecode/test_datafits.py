@@ -64,7 +64,7 @@ def test_equalities_between_datafits() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(TypeError, match="`mask` must be a bool tensor"):
+    with pytest.raises(TypeError, match="`mask` must be a bool tensor or array"):
         MaskedQuadratic(torch.ones(3))
     with pytest.raises(ValueError, match="`weights` must be at least 0; got -1"):
         WeightedQuadratic(-torch.ones(3))

@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from sparsecode.penalties import (
     UnitNorm,
     WeightedL1,
 )
-from sparsecode.testing import check_penalty
+from sparsecode.testing import check_penalty, max_new_bytes
 
 WEIGHTS = torch.tensor([0.7, 0.0, 2.0], dtype=torch.float64)
 EXAMPLES: list[AbstractPenalty] = [
@@ -230,3 +231,18 @@ def test_the_formula_of_public_code_without_the_half_is_found() -> None:
 
     with pytest.raises(AssertionError, match="must be a minimum"):
         check_penalty(Hard(0.6))
+
+
+@pytest.mark.parametrize("groups", [[], np.array([], dtype=int)], ids=["list", "array"])
+def test_groups_must_hold_a_coordinate(groups):
+    for make in (partial(GroupL21, 1.0), partial(GroupKSupport, 1.0, 1)):
+        with pytest.raises(ValueError, match="`groups` must hold the group of at least one"):
+            make(groups=groups)
+
+
+def test_many_groups_take_no_more_memory_than_the_codes():
+    penalty, z = GroupL21(0.5, np.arange(4000) // 2), torch.randn(10, 4000)
+    assert max_new_bytes(lambda: penalty.prox(z, 1.0)) < 20 * z.nbytes  # a member matrix: 200
+    pairs = z.reshape(10, 2000, 2)
+    factors = (1 - 0.5 / pairs.norm(dim=2, keepdim=True)).clamp(min=0)
+    torch.testing.assert_close(penalty.prox(z, 1.0), (pairs * factors).reshape(10, 4000))

@@ -10,7 +10,7 @@ from sklearn.decomposition import SparseCoder as SklearnCoder
 from sklearn.linear_model import Lasso, orthogonal_mp
 from torch import Tensor
 
-from sparsecode import SparseCodes
+from sparsecode import SparseCodes, solvers
 from sparsecode.datafits import Huber, MaskedQuadratic, Quadratic, WeightedQuadratic
 from sparsecode.datasets import make_sparse_data
 from sparsecode.penalties import (
@@ -44,6 +44,7 @@ from sparsecode.solvers import (
     SparseBayes,
     base,
 )
+from sparsecode.testing import check_solver, max_new_bytes
 
 GREEDY = [OMP(4), MatchingPursuit(9), IHT(4), NullSpaceTuning(4)]
 BAYES = [SparseBayes(noise=0.05, tol=1e-2), SparseBayes(noise=0.05, method="exact")]
@@ -148,7 +149,10 @@ def test_what_is_refused_before_work(solver: Any, x: Tensor, dictionary: Tensor)
     ("solver", "settings", "message"),
     [
         (FISTA(), {"penalty": L0(0.1)}, "`Convex`; `L0` is not. Use `ISTA`"),
-        (FISTA(), {}, "needs a penalty that is `AbstractPenalty`; `NoneType` is not"),
+        (FISTA(), {}, "`FISTA` needs a penalty; got None. Use `OMP`"),
+        (FISTA(), {"datafit": Huber()}, "got None. Use `FISTA` with a penalty, such as `L1`"),
+        (FISTA(), {"penalty": 0.1}, "`penalty` must be an `AbstractPenalty` or None; got 0.1"),
+        (FISTA(), {"datafit": 0.1}, "`datafit` must be an `AbstractDatafit`; got 0.1"),
         (
             CoordinateDescent(),
             {"penalty": SortedL1([1.0] * 37)},
@@ -156,7 +160,15 @@ def test_what_is_refused_before_work(solver: Any, x: Tensor, dictionary: Tensor)
         ),
         (CoordinateDescent(), {"penalty": L1(1.0), "datafit": Huber()}, "`Huber` is not. Use"),
         (OMP(2), {"penalty": L1(1.0)}, "`OMP` takes no penalty; got `L1`. Use `FISTA`"),
-        (OMP(2), {"datafit": Huber()}, "`Quadratic` or `MaskedQuadratic`; `Huber` is not"),
+        (OMP(2), {"datafit": Huber()}, "`MaskedQuadratic`; `Huber` is not. Use `FISTA` with a"),
+        (OMP(2), {"penalty": L0(1.0)}, "takes no penalty; got `L0`. Use `ISTA`"),
+        (NullSpaceTuning(2), {"penalty": L1(1.0)}, "takes no penalty; got `L1`. Use `FISTA`"),
+        (CoordinateDescent(), {"penalty": TopKBall(2)}, "`TopKBall` is not. Use `ISTA`"),
+        (
+            MatchingPursuit(2),
+            {"datafit": MaskedQuadratic(torch.ones(20, dtype=torch.bool))},
+            "`MaskedQuadratic` is not. Use `OMP`",
+        ),
     ],
 )
 def test_a_solver_says_who_would_serve(
@@ -176,6 +188,54 @@ def test_one_warning_says_that_rows_did_not_converge(
         result = solver.solve(x, dictionary, **settings)
     assert len(caught) == 1
     assert not result.converged.all()
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        FISTA(max_iter=20_000),
+        ISTA(max_iter=200_000),
+        CoordinateDescent(),
+        LARS(),
+        OMP(4),
+        OMP(16, tol=0.1),
+        MatchingPursuit(9),
+        IHT(4, max_iter=100_000),
+        NullSpaceTuning(4),
+        NullSpaceTuning(4, adaptive=False),
+        SparseBayes(noise=0.05, tol=1e-2),
+        SparseBayes(noise=0.05, method="exact"),
+    ],
+    ids=name,
+)
+def test_the_contract_holds(solver: AbstractSolver) -> None:
+    check_solver(solver)
+
+
+@pytest.mark.parametrize(
+    ("solver", "penalty"),
+    [
+        (ISTA(max_iter=200_000), L0(0.02)),
+        (ISTA(max_iter=200_000), CEL0(0.02)),
+        (ISTA(max_iter=200_000), TopKBall(4)),
+        (CoordinateDescent(), MCP(0.1)),
+        (CoordinateDescent(), ElasticNet(0.1, 0.1)),
+        (FISTA(max_iter=20_000), WeightedL1(torch.linspace(0.01, 0.2, 24), nonnegative=True)),
+        (FISTA(max_iter=20_000), SortedL1(np.linspace(0.2, 0.01, 24).tolist())),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_contract_holds_with_a_penalty(
+    solver: AbstractSolver, penalty: AbstractPenalty
+) -> None:
+    check_solver(solver, penalty)
+
+
+def test_every_solver_is_checked() -> None:
+    exported = {kind for kind in vars(solvers).values() if isinstance(kind, type)}
+    exported = {kind for kind in exported if issubclass(kind, AbstractSolver)} - {AbstractSolver}
+    marks: Any = test_the_contract_holds.pytestmark  # type: ignore[attr-defined]
+    assert exported == {type(solver) for solver in marks[0].args[1]}
 
 
 # the lasso and its kin
@@ -485,3 +545,48 @@ def test_starts_that_are_not_finite_and_empty_dictionaries_are_refused():
         FISTA().solve(x, dictionary, penalty=L1(1.0), start=start)
     with pytest.raises(ValueError, match="`dictionary` must have at least one atom; got none"):
         FISTA().solve(x, dictionary[:0], penalty=L1(1.0))
+
+
+@pytest.mark.parametrize("solver", [*GREEDY, *BAYES], ids=name)
+def test_a_start_that_makes_no_difference_is_said_to_be_ignored(solver, x, dictionary):
+    start = torch.zeros(23, 37)
+    if name(solver) == "IHT":
+        assert solver.solve(x, dictionary, start=start).converged.all()
+        return
+    with pytest.warns(UserWarning, match="begins at zero codes; `start` is ignored"):
+        solver.solve(x, dictionary, start=start)
+
+
+def test_iterative_hard_thresholding_leaves_a_support_that_is_fitted_exactly():
+    x, start = torch.tensor([[1.0, 5.0]]), torch.tensor([[1.0, 0.0]])
+    codes = IHT(1).solve(x, torch.eye(2), start=start).codes
+    torch.testing.assert_close(codes.to_dense(), torch.tensor([[0.0, 5.0]]))
+
+
+def test_memory_of_bases_does_not_grow_with_the_rows():
+    generator = torch.Generator().manual_seed(0)
+    dictionary = unit(torch.randn(60, 500, generator=generator))
+    mask = torch.rand(500, generator=generator) < 0.8
+    for solver, settings in (
+        (OMP(10), {"datafit": MaskedQuadratic(mask)}),
+        (NullSpaceTuning(10), {}),
+    ):
+        few, many = (
+            max_new_bytes(partial(solver.solve, torch.randn(n, 500), dictionary, **settings))
+            for n in (200, 1000)
+        )
+        assert many < few + 800 * 500 * 4 * 5  # copies of the rows, not ten atoms for each
+
+
+@pytest.mark.parametrize("kind", [MaskedQuadratic, WeightedQuadratic], ids=lambda k: k.__name__)
+def test_masks_and_weights_take_the_form_of_the_rows(kind, x, dictionary):
+    held = np.random.default_rng(0).random((23, 20))
+    held = held < 0.7 if kind is MaskedQuadratic else held
+    solve = partial(FISTA(tol=1e-4).solve, x.float(), dictionary, penalty=L1(0.1))
+    single = solve(datafit=kind(held)).codes
+    assert single.dtype == torch.float32
+    wanted = solve(datafit=kind(torch.from_numpy(held))).codes.to_dense()
+    assert torch.equal(single.to_dense(), wanted)
+    named = "mask" if kind is MaskedQuadratic else "weights"
+    with pytest.raises(ValueError, match=rf"`{named}` must have .* = \(23, 20\); got \(1, 20"):
+        solve(datafit=kind(held[:1]))

@@ -137,6 +137,8 @@ def test_a_metric_of_identity_changes_nothing(X: np.ndarray) -> None:
     plain = DictionaryLearning(16, **FAST).fit(X)
     measured = DictionaryLearning(16, metric=np.eye(12), **FAST).fit(X)
     np.testing.assert_allclose(measured.components_, plain.components_, atol=1e-8)
+    whole = DictionaryLearning(16, metric=np.eye(12, dtype=int), **FAST).fit(X)
+    np.testing.assert_array_equal(whole.components_, measured.components_)
 
 
 def test_runs_repeat_and_leave_the_global_state_alone(X: np.ndarray) -> None:

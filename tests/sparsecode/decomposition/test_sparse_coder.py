@@ -120,3 +120,26 @@ def test_what_is_refused(X: np.ndarray, dictionary: np.ndarray) -> None:
         SparseCoder(dictionary, device="abacus").fit(X)
     with pytest.raises(NotFittedError):
         SparseCoder(dictionary).transform(X)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bfloat16, torch.float16], ids=str)
+def test_dictionaries_of_any_number_serve(kind):
+    atoms = torch.tensor([[1, 0], [0, 1], [2, 1]], dtype=kind)
+    X = np.array([[2.0, 1.0], [0.0, 3.0]])
+    codes = SparseCoder(atoms, solver=OMP(1)).fit_transform(X)
+    np.testing.assert_allclose(codes, [[0, 0, 1], [0, 3, 0]])
+    if kind == torch.int64:
+        np.testing.assert_array_equal(
+            SparseCoder(atoms.numpy(), solver=OMP(1)).fit_transform(X), codes
+        )
+    with pytest.raises(TypeError, match="`dictionary` must be a floating tensor"):
+        SparseCoder(atoms.to(torch.complex64)).fit(X)
+
+
+def test_atoms_that_are_mapped_read_only_serve(X, dictionary):
+    coder = SparseCoder(dictionary, solver=OMP(2)).fit(X)
+    wanted = coder.transform(X)
+    coder.components_.flags.writeable = False
+    np.testing.assert_array_equal(coder.transform(X), wanted)
+    codes = torch.from_numpy(wanted)
+    assert torch.equal(coder.inverse_transform(codes), codes @ torch.from_numpy(dictionary))

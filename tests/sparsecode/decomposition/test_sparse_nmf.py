@@ -12,8 +12,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sparsecode.decomposition import RobustSparseNMF
 from sparsecode.metrics import recovery_error
+from sparsecode.penalties import WeightedL1
+from sparsecode.solvers import FISTA, NotConvergedWarning
 
 FAST: Any = {"max_iter": 30}
+unfinished = pytest.mark.filterwarnings("ignore:`RobustSparseNMF` did not converge")
 
 
 def planted(n_rows: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,6 +33,7 @@ def x_() -> np.ndarray:
     return planted()[0] + 0.01 * np.random.default_rng(1).random((200, 20))
 
 
+@unfinished
 @parametrize_with_checks(
     [
         RobustSparseNMF(**FAST),
@@ -51,12 +55,14 @@ def test_check_estimator(estimator: RobustSparseNMF, check: Any) -> None:
         "check_global_output_transform_pandas",
     ],
 )
+@unfinished
 @pytest.mark.filterwarnings("ignore:X .* feature names:UserWarning")  # the checks' own doing
 def test_checks_that_check_estimator_leaves_out(name: str) -> None:
     getattr(estimator_checks, name)("RobustSparseNMF", RobustSparseNMF(**FAST))
 
 
-@pytest.mark.parametrize("graph", [None, 3])
+@unfinished
+@pytest.mark.parametrize("graph", [None, np.int64(3)])
 def test_no_update_raises_the_objective(graph: Any, X: np.ndarray) -> None:
     model = RobustSparseNMF(4, alpha=0.05, graph=graph, max_iter=200, tol=0.0).fit(X)
     assert (np.diff(model.error_) <= 1e-6 * model.error_[:-1]).all()
@@ -76,6 +82,7 @@ def test_the_l1_norm_makes_codes_sparse(X: np.ndarray) -> None:
     assert (sparse == 0).mean() > (dense == 0).mean() + 0.1
 
 
+@unfinished  # without weights: outliers draw the parts on and on
 @pytest.mark.parametrize("weights", ["l21", "correntropy"])
 def test_outlying_rows_do_not_spoil_the_parts(weights: Any) -> None:
     X, _, truth = planted()
@@ -116,6 +123,7 @@ def test_a_graph_draws_codes_together(X: np.ndarray) -> None:
     assert spread[1] < 0.5 * spread[0]
 
 
+@unfinished
 def test_csr_tensors_pickles_and_repeats(X: np.ndarray) -> None:
     before = torch.random.get_rng_state()
     model = RobustSparseNMF(4, alpha=0.05, **FAST).fit(X)
@@ -134,6 +142,16 @@ def test_what_is_refused(X: np.ndarray) -> None:
         RobustSparseNMF().fit(np.where(X.max() == X, -1.0, X))
     with pytest.raises(ValueError, match=r"`graph` must be None, an int, .*got shape \(3, 3\)"):
         RobustSparseNMF(graph=np.eye(3)).fit(X)
+    affinity = np.zeros((200, 200))
+    affinity[0, 1] = 2.0
+    with pytest.raises(ValueError, match=r"differ by 2 .* Pass \(graph \+ graph\.T\) / 2"):
+        RobustSparseNMF(graph=affinity).fit(X)
+    with pytest.raises(ValueError, match=r"finite, non-negative, symmetric .* got an affinity of"):
+        RobustSparseNMF(graph=np.where(affinity > 0, np.nan, 0.0)).fit(X)
+    unseen = X.copy()
+    unseen[:, [2, 7]] = np.nan
+    with pytest.raises(ValueError, match=r"got none of feature 2 \(2 features\)\. Drop them"):
+        RobustSparseNMF().fit(unseen)
     wrong: Any = "huber"
     with pytest.raises(ValueError, match="`weights` must be"):
         RobustSparseNMF(weights=wrong).fit(X)
@@ -150,3 +168,20 @@ def test_columns_of_zeros_do_not_take_all_the_weight(weights):
     assert float(model.weights_[:10].max()) > 1e-3
     fitted = model.codes_ @ model.components_
     assert np.linalg.norm(fitted - data) < 0.3 * np.linalg.norm(data)
+
+
+def test_a_fit_that_did_not_converge_says_so(X):
+    with pytest.warns(NotConvergedWarning, match="did not converge in 20 iterations") as caught:
+        RobustSparseNMF(4, max_iter=20).fit(X)
+    assert len(caught) == 1
+
+
+@unfinished
+def test_alpha_keeps_its_digits_and_is_checked_again(X):
+    model = RobustSparseNMF(4, alpha=0.1, **FAST).fit(X)
+    atoms = torch.from_numpy(model.components_)
+    penalty = WeightedL1(torch.tensor(0.1, dtype=torch.float64), nonnegative=True)
+    wanted = FISTA(tol=1e-4).solve(torch.from_numpy(X), atoms, penalty=penalty).codes.to_dense()
+    np.testing.assert_allclose(model.transform(X), wanted, atol=1e-12)
+    with pytest.raises(ValueError, match="`alpha` must be a finite number"):
+        model.set_params(alpha=-1.0).transform(X)

@@ -32,6 +32,7 @@ def test_coherence_of_identity_and_hadamard() -> None:
 
 def test_arrays_are_taken() -> None:
     assert recovery_error(np.eye(3), np.eye(3)) == 0
+    assert recovery_error(np.eye(3, dtype=int), torch.eye(3, dtype=torch.int64)) == 0
 
 
 def test_what_is_refused() -> None:
