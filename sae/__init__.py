@@ -27,9 +27,9 @@ from sae.files import load_many as load_many
 from sae.files import save as save
 from sae.folding import fold_decoder_norms as fold_decoder_norms
 from sae.folding import fold_input_scale as fold_input_scale
+from sae.interpret import steer as steer
 from sae.lazy import LazyAutoencoder as LazyAutoencoder
 from sae.publish import push as push
-from sae.interpret import steer as steer
 from sae.pursuit import matching_pursuit as matching_pursuit
 from sae.sweeps import Grid as Grid
 from sae.sweeps import sweep as sweep

@@ -61,7 +61,7 @@ def read_encoder(name: str) -> Any:
     object
     """
     if Path(name).is_dir():
-        from retrieval.encoders import load_encoder
+        from retrieval.encoders.files import load_encoder
 
         return load_encoder(name)
     module, colon, attribute = name.partition(":")
