@@ -117,7 +117,7 @@ class SideBySide:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return rows in their stored order."""
-        return torch.cat([part.rows(start, stop).float() for part in self._parts], dim=1)
+        return _beside([part.rows(start, stop).float() for part in self._parts])
 
     def batches(
         self, batch_size: int, *, seed: int = 0, start_row: int = 0
@@ -125,7 +125,7 @@ class SideBySide:
         """Yield batches without end, after skipping `start_row` rows of the stream."""
         for numbers in self._numbers.batches(batch_size, seed=seed, start_row=start_row):
             ids = numbers[:, 0].long().numpy()
-            yield torch.cat([_picked(part.array, ids) for part in self._parts], dim=1)
+            yield _beside([_picked(part.array, ids) for part in self._parts])
 
 
 def spans(n_rows: int, width: int) -> Iterator[tuple[int, int]]:
@@ -194,6 +194,11 @@ def stacked(parts: list[scipy.sparse.csr_matrix]) -> scipy.sparse.csr_matrix:
         return parts[0]
     rows: Any = scipy.sparse.vstack(parts, format="csr")
     return rows
+
+
+def _beside(parts: list[Tensor]) -> Tensor:
+    """Return matrices side by side, on the device of the first."""
+    return torch.cat([part.to(parts[0].device) for part in parts], dim=1)
 
 
 def _picked(array: Any, ids: np.ndarray) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retrieval.encoders.contrastive import ContrastiveSparseEncoder
 from retrieval.encoders.inference_free import InferenceFreeEncoder
+from retrieval.encoders.query_table import read_idf
 from retrieval.encoders.splade import SpladeEncoder
 from sparsecode import io
 
@@ -99,6 +100,11 @@ def read_sparse_encoder(folder: str | Path) -> Any:
     ------
     ValueError
         If the modules are others than those, or pool in another way.
+
+    Notes
+    -----
+    Special tokens have weight 0 in queries here, whatever the file says; published models have no
+    other weights for them.
     """
     folder = Path(folder)
     if not (folder / "modules.json").is_file():
@@ -205,7 +211,7 @@ def _read_router(folder: Path) -> InferenceFreeEncoder:
     kinds = {name: _kind(kind) for name, kind in config["types"].items()}
     queries, documents = (config["structure"].get(side, []) for side in ("query", "document"))
     found = [[kinds.get(name) for name in side] for side in (queries, documents)]
-    if found[0] != ["SparseStaticEmbedding"] or found[1][1:] != ["SpladePooling"]:
+    if found[0] not in (["SparseStaticEmbedding"], ["IDF"]) or found[1][1:] != ["SpladePooling"]:
         raise ValueError(
             "`folder` must route queries through a SparseStaticEmbedding and documents through a "
             f"masked language model with SpladePooling; got {found[0]} and {found[1]}."
@@ -223,9 +229,10 @@ def _static_weights(folder: Path, encoder: InferenceFreeEncoder) -> Tensor:
     path = _read(folder, "config").get("path")
     if path is None:
         return io.load_tensors(folder / "model.safetensors")["weight"]
-    weight = torch.zeros(encoder.n_dimensions)
+    weight = torch.zeros(encoder.n_dimensions)  # as there, tokens that are missing weigh nothing
     vocabulary = encoder.documents.tokenizer.get_vocab()
-    for token, value in json.loads((folder / Path(path).name).read_text()).items():
+    name = Path(path).name
+    for token, value in read_idf(next(iter(folder.parent.rglob(name)), folder / name)).items():
         if token in vocabulary:
             weight[vocabulary[token]] = float(value)
     return weight

@@ -32,6 +32,18 @@ def test_texts_both_ways(mlm: Any, tokenizer: Any, tmp_path: Path) -> None:
             assert abs(difference).max() < 1e-6
 
 
+def test_a_table_of_idf_in_json_is_read(mlm: Any, tokenizer: Any, tmp_path: Path) -> None:
+    encoder = InferenceFreeEncoder(mlm, tokenizer)
+    folder = write_sparse_encoder(encoder, tmp_path / "free")
+    table = folder / "query_0_SparseStaticEmbedding"
+    (table / "model.safetensors").unlink()
+    (table / "config.json").write_text(json.dumps({"frozen": True, "path": "idf.json"}))
+    (table / "idf.json").write_text(json.dumps({"cat": 4.5, "nowhere": 1.0}))
+    rows = load_encoder(folder).encode_queries(["the cat"])
+    assert rows.data.tolist() == [4.5]
+    assert tokenizer.convert_ids_to_tokens(rows.indices.tolist()) == ["cat"]
+
+
 def test_codes_of_embeddings_both_ways(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((30, 6)).astype(np.float32)
     encoder = ContrastiveSparseEncoder(12, k=3, normalize=False, max_steps=2, device="cpu").fit(x)
