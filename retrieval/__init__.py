@@ -15,6 +15,7 @@ from retrieval.index import AbstractIndex as AbstractIndex
 from retrieval.index import ExactIndex as ExactIndex
 from retrieval.index import Pruning as Pruning
 from retrieval.index import QdrantEdgeIndex as QdrantEdgeIndex
+from retrieval.index import QdrantIndex as QdrantIndex
 from retrieval.index import SearchResults as SearchResults
 from retrieval.index import open_index as open_index
 from retrieval.searcher import Explanation as Explanation

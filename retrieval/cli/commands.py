@@ -155,12 +155,13 @@ def search(
 ) -> None:
     """Search an index for encoded queries and write a run."""
     with sentences(debug):
-        opened = open_index(folder, n_threads=threads)
+        opened = open_index(folder, **({"n_threads": threads} if threads > 1 else {}))
+        two_phase = {"first_terms": first_terms, "n_candidates": candidates}
+        options: dict[str, Any] = {key: n for key, n in two_phase.items() if n is not None}
         rows = encoded.open_encoded(queries)
         run: dict[str, dict[str, float]] = {}
         with _bar(rows.n_rows, progress, "searching") as bar:
             for ids, part in rows.parts():
-                options: dict[str, Any] = {"first_terms": first_terms, "n_candidates": candidates}
                 run |= opened.search(part, k, **options).to_run(ids)
                 bar.update(len(ids))
         trec.write_run(out, run, tag)

@@ -6,5 +6,6 @@ from retrieval.index.exact import ExactIndex as ExactIndex
 from retrieval.index.opening import INDEXES as INDEXES
 from retrieval.index.opening import open_index as open_index
 from retrieval.index.pruning import Pruning as Pruning
+from retrieval.index.qdrant import QdrantIndex as QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index.results import SearchResults as SearchResults

@@ -1,4 +1,4 @@
-"""What indexes over other engines share: names of documents, ties, and the folder they are kept in."""
+"""What indexes over other engines share: names of documents, ties, and their folder."""
 
 import shutil
 import tempfile
@@ -81,7 +81,7 @@ class AbstractEngineIndex(AbstractIndex):
         return len(self._number_of)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the index to a folder; see `AbstractIndex.save`. Later changes need another save."""
+        """Write the index to a folder as it is now; see `AbstractIndex.save`."""
         folder = Path(path)
         storage.check_target(folder, overwrite=overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,7 @@ from retrieval.index.segments import MOST_DOCUMENTS, Segment, merged, n_to_merge
 from retrieval.index.storage import StoredSegment
 from sparsecode import io
 from sparsecode._checks import check_choice, check_int
-from sparsecode.codes import SparseCodes
-from sparsecode.ops.scoring import score_rows, score_topk
+from sparsecode.ops.scoring import Queries, score_rows, score_topk
 from sparsecode.ops.scoring.postings import DTYPES
 
 
@@ -255,8 +254,9 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
             for mask in (segment.allowed(allowed) for segment in self._segments)
         ]
         n_queries = queries.shape[0]
-        edges = np.linspace(0, n_queries, min(self.n_threads, max(n_queries, 1)) + 1).astype(int)
-        parts = [queries[a:b] for a, b in pairwise(edges)]
+        n_parts = min(self.n_threads, max(n_queries, 1))
+        edges = np.linspace(0, n_queries, n_parts + 1).astype(int)
+        parts = [queries] if n_parts == 1 else [queries[a:b] for a, b in pairwise(edges)]
 
         def search_part(part: Any) -> tuple[np.ndarray, np.ndarray]:
             return self._search_part(part, k, masks, first_terms, n_candidates)
@@ -277,14 +277,14 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         first_terms: int | None,
         n_candidates: int | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        codes = SparseCodes.from_scipy(queries)
+        codes = Queries.from_canonical(queries)
         shape = (queries.shape[0], k)
         all_ids, all_scores = [], []
         for segment, mask in zip(self._segments, masks, strict=True):
             if first_terms is None or n_candidates is None:
                 scores, rows = score_topk(codes, segment.postings, k, mask=mask)
             else:
-                heaviest = SparseCodes.from_scipy(Pruning(k=first_terms).apply(queries))
+                heaviest = Queries.from_canonical(Pruning(k=first_terms).apply(queries))
                 _, rows = score_topk(heaviest, segment.postings, n_candidates, mask=mask)
                 scores = score_rows(codes, segment.postings, rows)
             all_scores.append(scores.numpy())

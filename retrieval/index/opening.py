@@ -5,12 +5,17 @@ from typing import Any
 
 from retrieval.index.base import AbstractIndex
 from retrieval.index.exact import ExactIndex
+from retrieval.index.qdrant import QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex
 from retrieval.index.storage import MANIFEST
 from sparsecode import io
 from sparsecode._checks import near_matches
 
-INDEXES: dict[str, Any] = {"exact": ExactIndex, "qdrant_edge": QdrantEdgeIndex}
+INDEXES: dict[str, Any] = {
+    "exact": ExactIndex,
+    "qdrant_edge": QdrantEdgeIndex,
+    "qdrant": QdrantIndex,
+}
 """Engines that keep an index in a folder, by the name in its ``index.json``."""
 
 

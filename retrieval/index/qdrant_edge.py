@@ -34,20 +34,19 @@ class QdrantEdgeIndex(AbstractEngineIndex):
     def __init__(self, n_features: int, *, prune: Pruning | None = None) -> None:
         super().__init__(n_features, prune=prune)
         try:
-            import qdrant_edge
+            import qdrant_edge as q
         except ModuleNotFoundError:
             raise missing("qdrant-edge-py", "QdrantEdgeIndex") from None
         if self.n_features >= 2**32:
             raise ValueError(
                 f"`n_features` must be below 2^32 for Qdrant; got {n_features}. Use ExactIndex."
             )
-        self._qdrant: Any = qdrant_edge
+        self._qdrant: Any = q
         self._place = temporary_folder(self) / "shard"
-        field = qdrant_edge.EdgeSparseVectorParams(on_disk=False)
         self._place.mkdir()
-        self._shard: Any = qdrant_edge.EdgeShard.create(
-            str(self._place), qdrant_edge.EdgeConfig(sparse_vectors={FIELD: field})
-        )
+        field = self._qdrant.EdgeSparseVectorParams(on_disk=False)
+        config = self._qdrant.EdgeConfig(sparse_vectors={FIELD: field})
+        self._shard: Any = self._qdrant.EdgeShard.create(str(self._place), config)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments of the constructor, without `prune`."""

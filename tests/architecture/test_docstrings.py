@@ -46,6 +46,13 @@ PUBLIC_MODULES = (
     "sparsecode.testing",
     "sae.estimator",
     "sae.testing",
+    "retrieval.testing",
+    "retrieval.hybrid",
+    "retrieval.export",
+    "retrieval.opensearch",
+    "retrieval.encoded",
+    "retrieval.evaluation.beir",
+    "retrieval.evaluation.trec",
 )
 
 

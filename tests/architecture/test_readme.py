@@ -51,6 +51,7 @@ def extras() -> set[str]:
 def test_every_extra_that_a_message_names_exists() -> None:
     sources = [path.read_text() for path in (ROOT / "sparsecode").rglob("*.py")]
     sources += [path.read_text() for path in (ROOT / "sae").rglob("*.py")]
+    sources += [path.read_text() for path in (ROOT / "retrieval").rglob("*.py")]
     named = set(re.findall(r"sparsecode\[(\w+)\]", " ".join(sources)))
     assert {"llm", "report"} <= named <= extras()
 

@@ -1,8 +1,5 @@
 """Scoring: sparse queries against sparse documents, the exact first k."""
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,10 +8,11 @@ from sparsecode._impl import Impl, choose_impl
 from sparsecode.codes import SparseCodes
 from sparsecode.ops.scoring import cpu, reference
 from sparsecode.ops.scoring.postings import Postings
+from sparsecode.ops.scoring.queries import Queries
 
 
 def score_topk(
-    queries: SparseCodes,
+    queries: SparseCodes | Queries,
     documents: Postings | SparseCodes,
     k: int,
     *,
@@ -29,7 +27,7 @@ def score_topk(
 
     Parameters
     ----------
-    queries : SparseCodes of shape (Q, F)
+    queries : SparseCodes or Queries of shape (Q, F)
         Finite. Repeated entries are added, zeros are left out.
     documents : Postings or SparseCodes of shape (N, F)
         Make the postings once, with `Postings.from_codes`, if there is more than one call.
@@ -62,7 +60,7 @@ def score_topk(
     """
     postings = _as_postings(documents)
     k = check_int("k", k, low=0)
-    values, dims, crow = _canonical(queries, postings)
+    values, dims, crow = _checked(queries, postings)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (postings.n_documents,)):
         raise ValueError(
             f"`mask` must be a bool tensor of shape (n_documents,) = ({postings.n_documents},); "
@@ -75,7 +73,7 @@ def score_topk(
 
 
 def score_rows(
-    queries: SparseCodes,
+    queries: SparseCodes | Queries,
     documents: Postings | SparseCodes,
     rows: Tensor,
     *,
@@ -85,7 +83,7 @@ def score_rows(
 
     Parameters
     ----------
-    queries : SparseCodes of shape (Q, F)
+    queries : SparseCodes or Queries of shape (Q, F)
     documents : Postings or SparseCodes of shape (N, F)
     rows : Tensor of shape (Q, C), int64
         Rows to score for each query, in [-1, N); -1 stands for none.
@@ -110,7 +108,7 @@ def score_rows(
     tensor([[-inf, 4.]])
     """
     postings = _as_postings(documents)
-    values, dims, crow = _canonical(queries, postings)
+    values, dims, crow = _checked(queries, postings)
     if rows.dtype != torch.long or rows.ndim != 2 or rows.shape[0] != len(crow) - 1:
         raise ValueError(
             f"`rows` must be an int64 tensor of shape (n_queries, any) = ({len(crow) - 1}, any); "
@@ -140,24 +138,17 @@ def _choose(op: str, impl: Impl, postings: Postings) -> str:
     return choose_impl(op, impl, (postings.values,), cpu=lambda: cpu.supports(postings))
 
 
-def _canonical(queries: SparseCodes, postings: Postings) -> tuple[Tensor, Tensor, list[int]]:
-    """Return values (float32), dimensions (ascending in a query) and boundaries of the queries."""
-    if not isinstance(queries, SparseCodes):
+def _checked(
+    queries: SparseCodes | Queries, postings: Postings
+) -> tuple[Tensor, Tensor, list[int]]:
+    if isinstance(queries, SparseCodes):
+        queries = Queries.from_codes(queries)
+    elif not isinstance(queries, Queries):
         raise TypeError(f"`queries` must be a SparseCodes; got {type(queries).__name__}.")
-    if len(queries.shape) != 2 or queries.width != postings.width:
+    if queries.width != postings.width:
         raise ValueError(
             f"`queries` must have shape (n_queries, width) = (any, {postings.width}); "
-            f"got {queries.shape}."
+            f"got {(len(queries.crow) - 1, queries.width)}."
         )
-    rows: Any = queries.to_scipy()
-    data = rows.data.astype(np.float32)
-    if not np.isfinite(data).all():
-        bad = int(np.flatnonzero(~np.isfinite(data))[0])
-        row = int(np.searchsorted(rows.indptr, bad, side="right")) - 1
-        raise ValueError(
-            f"`queries` must be finite in float32; got {data[bad]} in row {row}. "
-            "Drop or repair those rows first."
-        )
-    values = torch.from_numpy(data).to(postings.device)
-    dims = torch.from_numpy(rows.indices.astype(np.int64)).to(postings.device)
-    return values, dims, rows.indptr.tolist()
+    device = postings.device
+    return queries.values.to(device), queries.dims.to(device), queries.crow

@@ -1,0 +1,47 @@
+"""Queries in the one form that scoring takes: finite, dimensions ascending, each once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsecode.codes import SparseCodes
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Sparse queries without zeros; query q has the entries ``crow[q]:crow[q + 1]``."""
+
+    values: Tensor
+    """Weights, (nnz,), float32, finite."""
+
+    dims: Tensor
+    """Dimensions, (nnz,), int64, ascending within a query."""
+
+    crow: list[int]
+    """Boundaries of the queries, (Q + 1,)."""
+
+    width: int
+    """Number of dimensions F."""
+
+    @classmethod
+    def from_codes(cls, codes: SparseCodes) -> "Queries":
+        """Return the queries of codes of shape (Q, F); NaN and infinity are refused."""
+        rows: Any = codes.flatten().to_scipy()
+        bad = np.flatnonzero(~np.isfinite(rows.data.astype(np.float32)))
+        if bad.size:
+            row = int(np.searchsorted(rows.indptr, bad[0], side="right")) - 1
+            raise ValueError(
+                f"`queries` must be finite in float32; got {rows.data[bad[0]]} in row {row}. "
+                "Drop or repair those rows first."
+            )
+        return cls.from_canonical(rows)
+
+    @classmethod
+    def from_canonical(cls, rows: Any) -> "Queries":
+        """Return the queries of a canonical CSR matrix without zeros; nothing is checked."""
+        values = torch.from_numpy(rows.data.astype(np.float32, copy=False))
+        dims = torch.from_numpy(rows.indices.astype(np.int64))
+        return cls(values, dims, rows.indptr.tolist(), rows.shape[1])
