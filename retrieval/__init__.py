@@ -21,6 +21,18 @@ from retrieval.index import open_index as open_index
 from retrieval.searcher import Explanation as Explanation
 from retrieval.searcher import Searcher as Searcher
 
+_HOMES = {
+    "ContrastiveSparseEncoder": "contrastive",
+    "FlopsEncoder": "flops",
+    "InferenceFreeEncoder": "inference_free",
+    "LatentEncoder": "latent",
+    "LexicalTraining": "lexical_task",
+    "SpladeEncoder": "splade",
+    "inverse_document_frequencies": "query_table",
+    "load_encoder": "files",
+    "save_encoder": "files",
+}
+
 if TYPE_CHECKING:
     from retrieval.encoders.contrastive import ContrastiveSparseEncoder as ContrastiveSparseEncoder
     from retrieval.encoders.files import load_encoder as load_encoder
@@ -34,17 +46,6 @@ if TYPE_CHECKING:
     )
     from retrieval.encoders.splade import SpladeEncoder as SpladeEncoder
 else:
-    _HOMES = {
-        "ContrastiveSparseEncoder": "contrastive",
-        "FlopsEncoder": "flops",
-        "InferenceFreeEncoder": "inference_free",
-        "LatentEncoder": "latent",
-        "LexicalTraining": "lexical_task",
-        "SpladeEncoder": "splade",
-        "inverse_document_frequencies": "query_table",
-        "load_encoder": "files",
-        "save_encoder": "files",
-    }
 
     def __getattr__(name: str) -> object:
         """Load an encoder when it is asked for: scikit-learn and pandas take long."""

@@ -11,6 +11,16 @@ PACKAGES = ("sparsecode", "sae", "retrieval")
 
 # Modules without a test file of their own name, with the place where they are tested.
 TESTED_ELSEWHERE = {
+    "retrieval/encoded.py": "tests/retrieval/test_cli.py",
+    "retrieval/evaluation/plots.py": "tests/retrieval/evaluation/test_cost.py",
+    "retrieval/evaluation/trec.py": "tests/retrieval/evaluation/test_beir.py",
+    "retrieval/index/base.py": "tests/retrieval/index/test_exact.py",
+    "retrieval/index/engine.py": "tests/retrieval/index/test_qdrant_edge.py",
+    "retrieval/index/opening.py": "tests/retrieval/index/test_exact.py",
+    "retrieval/index/results.py": "tests/retrieval/test_hybrid.py",
+    "retrieval/index/segments.py": "tests/retrieval/index/test_exact.py",
+    "retrieval/index/storage.py": "tests/retrieval/index/test_exact.py",
+    "retrieval/testing.py": "tests/retrieval/index/test_exact.py",
     "retrieval/encoders/flops_task.py": "tests/retrieval/encoders/test_flops.py",
     "retrieval/encoders/lexical_task.py": "tests/retrieval/encoders/test_inference_free.py",
     "retrieval/encoders/projection.py": "tests/retrieval/encoders/test_flops.py",

@@ -136,7 +136,7 @@ def killed(words, seconds):
 
 
 def test_a_killed_encoding_goes_on_and_loses_nothing(folder, monkeypatch):
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]))
     words = ["encode", "my_encoder:words", "data", "--out", "documents", "--part-rows", "4"]
     killed(words, 0.1)
