@@ -9,7 +9,7 @@ Retrieval is by cosine, and judged by nDCG@10 of ir-measures.
 
     SPARSECODE_DATA=... python tests/comparison/retrieval_csr.py --json results.json
 
-Needs the extras ``compare`` and ``demo``. Embeddings are made once and kept beside the results; a
+Needs the extra ``compare``. Embeddings are made once and kept beside the results; a
 finished part of the work is kept in the JSON file and is not done again.
 """
 
