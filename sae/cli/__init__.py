@@ -1,4 +1,4 @@
-"""The command line: sae cache, sae train, sae evaluate, sae report, sae dashboard, sae sweep."""
+"""The command line: cache, train, evaluate, report, dashboard, explain, sweep, export, push."""
 
 from sae.cli.app import app as app
 from sae.cli.app import main as main

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sae.cli import cache, dashboard, evaluate, export, push, report, sweep, train
+from sae.cli import cache, dashboard, evaluate, explain, export, push, report, sweep, train
 from sae.cli.arguments import examples
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=dashboard.EPILOG)(dashboard.dashboard)
+app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=sweep.EPILOG)(sweep.sweep)
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=push.EPILOG)(push.push)

@@ -14,6 +14,8 @@ from sae.interpret.bilinear import probe_interactions as probe_interactions
 from sae.interpret.browser import browser_data as browser_data
 from sae.interpret.coactivation import coactive_latents as coactive_latents
 from sae.interpret.encoded import EncodedRows as EncodedRows
+from sae.interpret.endpoint import ChatEndpoint as ChatEndpoint
+from sae.interpret.explain import explain as explain
 from sae.interpret.lens import LogitLens as LogitLens
 from sae.interpret.lens import direction_logits as direction_logits
 from sae.interpret.lens import logit_lens as logit_lens

@@ -1,5 +1,6 @@
 """JSON that Neuronpedia's upload reads, in the form that SAEDashboard writes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class NeuronpediaWriter:
         """Write the latents that are not written yet."""
         if self.features:
             path = self.folder / f"batch-{self.n_batches}.json"
-            io.write_json(path, {**self.about, "features": self.features})
+            batch = json.dumps({**self.about, "features": self.features}, allow_nan=False)
+            io.write_bytes(path, batch.encode())
             self.features = []
             self.n_batches += 1
 

@@ -49,6 +49,8 @@ FLAGS = {
         --progress/--no-progress""",
     "dashboard": """--debug --examples --help --hookpoint --join --lm --max-rows
         --neuronpedia/--no-neuronpedia --out --progress/--no-progress""",
+    "explain": """--debug --help --hookpoint --join --key-file --latents --max-rows --model --out
+        --seed --url""",
     "sweep": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
         --heldout-fraction --help --hookpoints --k-anneal-share --k-start --latents --log-every

@@ -124,11 +124,15 @@
       return row;
     }
 
-    function moveTo(place) {
-      if (place < 0 || place >= state.found.length) return;
+    function bringIntoView(place) {
       state.cursor = place;
       if (place * ROW < list.scrollTop) list.scrollTop = place * ROW;
       if ((place + 1) * ROW > list.scrollTop + list.clientHeight) list.scrollTop = (place + 1) * ROW - list.clientHeight;
+    }
+
+    function moveTo(place) {
+      if (place < 0 || place >= state.found.length) return;
+      bringIntoView(place);
       if (isPhone()) draw();
       else open(state.found[place], { quietly: true });
     }
@@ -146,7 +150,7 @@
     async function show(latent) {
       state.latent = latent;
       const place = state.found.indexOf(latent);
-      if (place >= 0) state.cursor = place;
+      if (place >= 0) bringIntoView(place);
       draw();
       const shard = Math.floor(latent / index.per_shard);
       let data;

@@ -186,15 +186,15 @@ def test_more_latents_and_more_of_them_recover_more(sparsecode_data: Path, tmp_p
     lines = (sparsecode_data / "wikitext_train.txt").read_text().split("\n")
     texts = [line for line in lines if len(line) > 600][:200]
     cache = sae.cache.write(
-        folder, texts[:24], ["h.2"], tmp_path, context_length=128, progress=False
+        folder, texts[:12], ["h.2"], tmp_path, context_length=128, progress=False
     )
     shares: dict[int, list[float]] = {}
     for width in (64, 256):
         for k in (2, 8, 32):
             model = sae.TopK(n_features=256, n_latents=width, k=k, seed=0)
-            config = sae.TrainConfig(batch_size=256, n_steps=60, lr=2e-3, progress=False)
+            config = sae.TrainConfig(batch_size=256, n_steps=30, lr=2e-3, progress=False)
             sae.Trainer(model, cache, config).fit()
-            found = sae.loss_recovered(folder, texts[-8:], "h.2", model, context_length=128)
+            found = sae.loss_recovered(folder, texts[-4:], "h.2", model, context_length=128)
             assert math.isfinite(found["kl"])
             assert found["ce_original"] < found["ce_reconstruction"] < found["ce_zero"]
             shares.setdefault(width, []).append(found["loss_recovered"])

@@ -14,7 +14,6 @@ import sae
 import sae.report
 from sae.cache import Cache
 from sae.report import write_dashboard
-from sparsecode import io
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 EVIL = "<img src=x onerror=window.hacked=1>"
@@ -72,7 +71,9 @@ def test_the_index_and_the_shards_hold_every_latent(folder: Path, word_cache: Ca
 
 
 def test_neuronpedia_gets_the_fields_that_its_upload_reads(folder: Path) -> None:
-    batches = [io.read_json(folder / "neuronpedia" / f"batch-{i}.json") for i in range(3)]
+    batches = [
+        json.loads((folder / "neuronpedia" / f"batch-{i}.json").read_text()) for i in range(3)
+    ]
     assert [len(batch["features"]) for batch in batches] == [128, 128, 44]
     assert set(batches[0]) == {"model_id", "layer", "sae_set", "sae_id_suffix", "features"}
     assert (batches[0]["layer"], batches[0]["sae_set"]) == (1, "encoder.layer.1")
