@@ -44,7 +44,7 @@ def card(
     hookpoint : str or None
         Its folder; None where the repository holds it alone.
     evaluation : mapping
-        What `sae.evaluate` returned; empty for what the model remembers of its training, if it does.
+        What `sae.evaluate` returned; if empty, what the model remembers is taken.
     run : mapping
         ``config.json`` of the training; empty without one.
     curve : bool
