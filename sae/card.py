@@ -44,7 +44,7 @@ def card(
     hookpoint : str or None
         Its folder; None where the repository holds it alone.
     evaluation : mapping
-        What `sae.evaluate` returned; empty if it was not evaluated.
+        What `sae.evaluate` returned; if empty, what the model remembers is taken.
     run : mapping
         ``config.json`` of the training; empty without one.
     curve : bool
@@ -58,7 +58,7 @@ def card(
             f"of {model.n_features:,} features."
         ),
         "## Use\n\n" + _use(repo, hookpoint),
-        "## Quality\n\n" + _quality(evaluation),
+        "## Quality\n\n" + _quality(evaluation or model.metadata.get("evaluation", {})),
     ]
     if curve:
         sections.append("## Training curve\n\n![FVU and L0 over the training](curves.svg)")
@@ -66,7 +66,10 @@ def card(
     training = _scalars(run.get("train", {}), without=("out_dir", "loggers", "progress", "device"))
     if training:
         sections.append("## Training\n\n" + _table("setting", training))
-    provenance = {**_scalars(model.metadata), **_scalars(run.get("data", {}))}
+    provenance = {
+        **_scalars(model.metadata, without=("evaluation",)),
+        **_scalars(run.get("data", {})),
+    }
     if provenance:
         sections.append("## Provenance\n\n" + _table("fact", provenance))
     return "\n\n".join(sections) + "\n"
@@ -157,9 +160,11 @@ def _scalars(facts: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str,
     """Return what fits into a table, nested facts under joined names."""
     found: dict[str, Any] = {}
     for name, value in facts.items():
+        if name in without:
+            continue
         if isinstance(value, Mapping):
             found |= {f"{name}.{key}": inner for key, inner in _scalars(value).items()}
-        elif value is not None and isinstance(value, (str, int, float)) and name not in without:
+        elif value is not None and isinstance(value, (str, int, float)):
             found[name] = value
     return found
 

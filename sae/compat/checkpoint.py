@@ -45,8 +45,8 @@ class Checkpoint:
         return read_object(self.folder / name) if name in self.names else {}
 
     def ending(self, *suffixes: str) -> list[str]:
-        """Return its files with one of these endings."""
-        return sorted(name for name in self.names if name.endswith(suffixes))
+        """Return its files with one of these endings, without those of its folders."""
+        return sorted(n for n in self.names if n.endswith(suffixes) and "/" not in n)
 
     def path(self, name: str) -> Path:
         """Return where one of its files lies."""

@@ -49,4 +49,4 @@ def read(files: Checkpoint) -> Stored:
 
 
 def _candidates(files: Checkpoint) -> list[str]:
-    return [name for name in files.ending(".pt", ".pth") if name.split("/")[-1] not in OF_OTHERS]
+    return [name for name in files.ending(".pt", ".pth") if name not in OF_OTHERS]

@@ -15,6 +15,7 @@ from sae.compat import (
 )
 from sae.compat.checkpoint import Checkpoint
 from sae.compat.stored import Stored
+from sparsecode._checks import check_float
 
 READERS: dict[str, tuple[Callable[[Checkpoint], bool], Callable[[Checkpoint], Stored]]] = {
     "saelens": (saelens.recognizes, saelens.read),
@@ -32,7 +33,9 @@ GIVEN = {"input_scale", "target_scale", "threshold", "transcoder"}
 
 def formats_of(files: Checkpoint) -> list[str]:
     """Return the formats whose files these may be."""
-    return [name for name, (recognizes, _) in READERS.items() if recognizes(files)]
+    found = [name for name, (recognizes, _) in READERS.items() if recognizes(files)]
+    # OpenAI's one file has no name of its own; beside another format it is a state of its training.
+    return [name for name in found if name != "openai"] or found
 
 
 def read(path: Path, given: Mapping[str, Any]) -> Stored:
@@ -56,12 +59,7 @@ def read(path: Path, given: Mapping[str, Any]) -> Stored:
     ValueError
         If it could be of two formats, or what it says is not known.
     """
-    unknown = sorted(set(given) - GIVEN)
-    if unknown:
-        raise ValueError(
-            f"`given` must hold {', '.join(sorted(GIVEN))} only; got {', '.join(unknown)}."
-        )
-    files = Checkpoint.at(path, given)
+    files = Checkpoint.at(path, _checked(given))
     found = formats_of(files)
     if not found:
         raise FileNotFoundError(_nothing_known(path, files))
@@ -71,6 +69,24 @@ def read(path: Path, given: Mapping[str, Any]) -> Stored:
             "Name the file with the weights."
         )
     return READERS[found[0]][1](files)
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the caller says, each in its type."""
+    unknown = sorted(set(given) - GIVEN)
+    if unknown:
+        raise ValueError(
+            f"`given` must hold {', '.join(sorted(GIVEN))} only; got {', '.join(unknown)}."
+        )
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "transcoder":
+            checked[name] = bool(value)
+        elif name == "threshold":
+            checked[name] = check_float(name, value, low=0.0)
+        else:
+            checked[name] = check_float(name, value, low=0.0, open_low=True)
+    return checked
 
 
 def _nothing_known(path: Path, files: Checkpoint) -> str:

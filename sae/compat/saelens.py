@@ -18,7 +18,7 @@ from sae.compat.stored import (
 )
 from sae.compat.weights import json_bytes, read_safetensors, safetensors_bytes
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
 NAMES = {"W_enc", "W_dec", "b_enc", "b_dec"}
 TRANSCODERS = {
     "transcoder": False,
@@ -52,7 +52,7 @@ def read(files: Checkpoint) -> Stored:
     factor = _finetuned_scale(where, config, tensors)
     if factor is not None:
         tensors["W_dec"] = tensors["W_dec"] * factor[:, None]
-    row_norm, scale = _normalization(where, config, files.given)
+    row_norm, scale = _normalization(where, config, _scale(files))
     if architecture in TRANSCODERS:
         return _transcoder(where, config, architecture, tensors, row_norm, scale)
     weights = _renamed(str(files.path(WEIGHTS)), architecture, tensors)
@@ -144,7 +144,15 @@ def _transcoder(
     return Stored("transcoder", options, weights, _metadata(config))
 
 
-def _normalization(where: str, config: dict[str, Any], given: Any) -> tuple[str, float | None]:
+def _scale(files: Checkpoint) -> float | None:
+    """Return what rows are multiplied by: as given, or as a checkpoint of the training has it."""
+    stored = setting(str(files.path(SCALER)), files.json(SCALER), "scaling_factor", float, None)
+    return files.given.get("input_scale", stored)
+
+
+def _normalization(
+    where: str, config: dict[str, Any], scale: float | None
+) -> tuple[str, float | None]:
     """Return how rows are normalized, and the scale to fold where it is a constant."""
     kind = config.get("normalize_activations")
     kind = {None: "none", False: "none", True: "expected_average_only_in"}.get(kind, kind)
@@ -156,7 +164,6 @@ def _normalization(where: str, config: dict[str, Any], given: Any) -> tuple[str,
             f"normalize_activations={kind!r} needs statistics of the data, which the files lack",
             "Fold them into the weights in SAELens first.",
         )
-    scale = given.get("input_scale")
     if scale is None:
         raise unreadable(
             where,
@@ -164,7 +171,7 @@ def _normalization(where: str, config: dict[str, Any], given: Any) -> tuple[str,
             "sqrt(d_in) / their mean norm, which the files lack",
             'Give it: sae.load(..., given={"input_scale": 0.25}).',
         )
-    return "none", float(scale)
+    return "none", scale
 
 
 def _finetuned_scale(

@@ -27,6 +27,15 @@ def test_no_curve_without_two_points_that_are_numbers():
     assert card.curves([{"step": 1, "fvu": 0.5}, {"step": 2, "fvu": 0.5}]) is not None
 
 
+def test_a_model_remembers_its_evaluation():
+    model = sae.ReLU(n_features=4, n_latents=12, seed=0)
+    model.metadata = {"evaluation": {"fvu": 0.25, "split": "heldout"}, "hookpoint": "h.3"}
+    page = card.card(model, "me/it", None, evaluation={}, run={}, curve=False)
+    assert "| FVU, fraction of variance unexplained | 0.25 |" in page
+    assert page.count("0.25") == 1
+    assert "| hookpoint | h.3 |" in page
+
+
 def test_text_from_outside_stays_in_its_cell():
     model = sae.ReLU(n_features=4, n_latents=12, seed=0)
     model.metadata["base_model"] = "a|b\n# heading"

@@ -34,6 +34,19 @@ def test_nothing_and_too_much_are_refused(tmp_path):
         sae.load(tmp_path)
     with pytest.raises(ValueError, match=r"`given` must hold input_scale, .* only; got scale\."):
         sae.load(tmp_path, given={"scale": 1.0})
+    with pytest.raises(ValueError, match=r"`input_scale` must be a finite number in \(0, inf\)"):
+        sae.load(tmp_path, given={"input_scale": 0.0})
+    with pytest.raises(TypeError, match=r"`threshold` must be a number in \[0, inf\); got '1'"):
+        sae.load(tmp_path, given={"threshold": "1"})
+
+
+def test_states_of_a_training_beside_a_checkpoint_are_no_second_one(tmp_path):
+    model = sae.TopK(n_features=4, n_latents=12, k=2, seed=0)
+    folder = sae.export(model, tmp_path, format="dictionary_learning")
+    (folder / "checkpoints").mkdir()
+    for name in ("trainer_state.pt", "checkpoints/ae_100.pt"):
+        (folder / name).write_bytes((folder / "ae.pt").read_bytes())
+    assert sae.load(folder).k == 2
 
 
 NAMES = ["ae.pt", "sae.pt", "openai.pt", "old.pth"]

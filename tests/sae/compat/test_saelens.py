@@ -118,6 +118,10 @@ def test_a_scale_that_only_the_data_know_must_be_given(put, weights, x, same):
     codes = pre(x * 0.25, weights).relu()
     recon = (codes @ weights["W_dec"] + weights["b_dec"]) / 0.25
     same(sae.load(folder, given={"input_scale": 0.25}), x, codes, recon)
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25}')  # of the training
+    (folder / "trainer_state.pt").write_bytes(b"whatever")
+    same(sae.load(folder), x, codes, recon)
+    assert not torch.equal(sae.load(folder, given={"input_scale": 0.5}).W_enc, weights["W_enc"])
 
 
 def test_before_version_6(put, weights, x, same, keep):
