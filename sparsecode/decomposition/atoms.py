@@ -53,14 +53,16 @@ class AtomSums:
         """
         atoms = self.atoms_FD.clone()
         uses = self.codes_FF.diagonal()
-        largest = uses.max()
-        for j in (uses > UNUSED * largest).nonzero().flatten().tolist():
-            best = self.rows_FD[j] - self.codes_FF[j] @ atoms + uses[j] * atoms[j]
+        others_FF = self.codes_FF.clone().fill_diagonal_(0)
+        used = (uses > UNUSED * uses.max()).nonzero().flatten().tolist()
+        atoms_DF = atoms.T
+        for j in used:
+            best = torch.addmv(self.rows_FD[j], atoms_DF, others_FF[j], alpha=-1)
             if self.nonnegative:
-                best = best.clamp(min=0)
-            norm = best.norm()
-            if float(norm) > 0:
-                atoms[j] = best / norm
+                best.clamp_(min=0)
+            norm = float(torch.linalg.vector_norm(best))
+            if norm > 0:
+                torch.div(best, norm, out=atoms[j])
         self.atoms_FD = atoms
 
     def replace(self, atoms: Tensor, rows_MD: Tensor) -> None:

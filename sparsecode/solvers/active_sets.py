@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK_ROWS = 2048  # solved together
-GROUP_ROWS = 256  # of them, those that share the size of a working set
+# Of them, those that share the size of a working set, and the cache.
+GROUP_ROWS = {torch.float32: 1024, torch.float64: 256}
 SPARE = 8  # coordinates of a working set beyond those that are active
 LARGEST = 256  # rows that need more are left to sweeps over all coordinates
 COARSE = 1e-5  # tolerance up to which float32 serves as a start for float64
+LOOSE = 1e-4  # tolerance from which on float64 leaves that start as it is
 ROUNDS, SWEEPS = 2, 2  # of Newton steps, and of sweeps before each, between two choices of the set
 
 
@@ -41,7 +43,7 @@ def lasso_by_active_sets(
     ----------
     Lee, Battle, Raina & Ng (2006), "Efficient sparse coding algorithms", algorithm 1, for the step.
     """
-    done = 0
+    done, polish = 0, False
     if x_ND.dtype == torch.float64 and not bool(start_NF.any()):
         x_single, dictionary_single = x_ND.float(), dictionary_FD.float()
         coarse = lasso_by_active_sets(
@@ -49,9 +51,10 @@ def lasso_by_active_sets(
         )
         sound = coarse.codes.isfinite().all(1, keepdim=True)  # not if a row is out of its range
         start_NF, done = coarse.codes.where(sound, 0.0).to(start_NF), coarse.n_sweeps
+        polish = tol < LOOSE
     gram_FF = dictionary_FD @ dictionary_FD.T
     found = [
-        _block(rows @ dictionary_FD.T, gram_FF, alpha, start, tol, max_iter - done)
+        _block(rows @ dictionary_FD.T, gram_FF, alpha, start, tol, max_iter - done, polish)
         for rows, start in zip(x_ND.split(BLOCK_ROWS), start_NF.split(BLOCK_ROWS), strict=True)
     ]
     return Found(
@@ -62,8 +65,19 @@ def lasso_by_active_sets(
 
 
 def _block(
-    target_NF: Tensor, gram_FF: Tensor, alpha: float, z_NF: Tensor, tol: float, max_iter: int
+    target_NF: Tensor,
+    gram_FF: Tensor,
+    alpha: float,
+    z_NF: Tensor,
+    tol: float,
+    max_iter: int,
+    polish: bool,
 ) -> Found:
+    """Solve some rows.
+
+    With `polish`, all take a Newton step first, which is exact for the signs that they have: then
+    it does not show what rounding, or the rows beside it, made of a start.
+    """
     codes_NF, done = z_NF.clone(), 0
     scale_N = target_NF.abs().amax(1).clamp(min=torch.finfo(z_NF.dtype).tiny)
     stop_N, rows = torch.zeros_like(scale_N), torch.arange(len(z_NF), device=z_NF.device)
@@ -73,7 +87,7 @@ def _block(
         violation = (gradient_NF.abs() - alpha).clamp_(min=0)
         violation = (gradient_NF + alpha * z_NF.sign()).abs().where(active, violation)
         codes_NF[rows], stop_N[rows] = z_NF, violation.amax(1) / scale_N[rows]
-        left = (stop_N[rows] > tol) & (active.sum(1) <= LARGEST)
+        left = (polish | (stop_N[rows] > tol)) & (active.sum(1) <= LARGEST)
         if done >= max_iter or not bool(left.any()):
             break
         order = active.sum(1)[left].argsort()  # alike rows have working sets of alike sizes
@@ -83,17 +97,18 @@ def _block(
             for part in (z_NF, gradient_NF, violation.masked_fill(active, torch.inf))
         )
         parts = [
-            _advanced(*part, gram_FF, alpha)
+            _advanced(*part, gram_FF, alpha, polish)
             for part in zip(
                 *(
-                    whole.split(GROUP_ROWS)
+                    whole.split(GROUP_ROWS[z_NF.dtype])
                     for whole in (z_NF, gradient_NF, violation, target_NF[rows])
                 ),
                 strict=True,
             )
         ]
         z_NF, gradient_NF = (torch.cat(list(pieces)) for pieces in zip(*parts, strict=True))
-        done += ROUNDS * SWEEPS
+        done += 0 if polish else ROUNDS * SWEEPS
+        polish = False
     return Found(codes_NF, stop_N, done)
 
 
@@ -104,13 +119,16 @@ def _advanced(
     target_NF: Tensor,
     gram_FF: Tensor,
     alpha: float,
+    polish: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return better codes and their gradients; `violation_NF` says what to work on."""
-    size = min(len(gram_FF), int((z_NF != 0).sum(1).max()) + SPARE)
+    most = int((z_NF != 0).sum(1).max()) + (0 if polish else SPARE)
+    size = min(len(gram_FF), max(most, 1))
     ids_NK = violation_NF.topk(size, dim=1, sorted=False).indices
     working = _WorkingSet(ids_NK, z_NF, gradient_NF, gram_FF, alpha)
-    for _ in range(ROUNDS):
-        working.sweep()
+    for _ in range(1 if polish else ROUNDS):
+        if not polish:
+            working.sweep()
         working.newton()
     values_NK = working.z_KN.T.contiguous()
     gradient_NF = functional.embedding_bag(

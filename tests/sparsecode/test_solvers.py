@@ -43,6 +43,7 @@ from sparsecode.solvers import (
     Problem,
     SparseBayes,
     base,
+    cholesky_omp,
 )
 from sparsecode.testing import check_solver, max_new_bytes
 
@@ -580,7 +581,7 @@ def test_memory_of_bases_does_not_grow_with_the_rows():
 
 @pytest.mark.parametrize("kind", [MaskedQuadratic, WeightedQuadratic], ids=lambda k: k.__name__)
 def test_masks_and_weights_take_the_form_of_the_rows(kind, x, dictionary):
-    held = np.random.default_rng(0).random((23, 20))
+    held: Any = np.random.default_rng(0).random((23, 20))
     held = held < 0.7 if kind is MaskedQuadratic else held
     solve = partial(FISTA(tol=1e-4).solve, x.float(), dictionary, penalty=L1(0.1))
     single = solve(datafit=kind(held)).codes
@@ -590,3 +591,49 @@ def test_masks_and_weights_take_the_form_of_the_rows(kind, x, dictionary):
     named = "mask" if kind is MaskedQuadratic else "weights"
     with pytest.raises(ValueError, match=rf"`{named}` must have .* = \(23, 20\); got \(1, 20"):
         solve(datafit=kind(held[:1]))
+
+
+def in_double_alone(x, dictionary, k):
+    atoms = cholesky_omp._Atoms(dictionary, dictionary @ dictionary.T)
+    return cholesky_omp._picks(x @ dictionary.T, x, atoms, k, 0.0)
+
+
+@pytest.mark.parametrize("condition", [1, 100])
+@pytest.mark.parametrize("scale", [1.0, 1e150, 1e-150])
+def test_omp_that_chooses_in_float32_chooses_as_float64_does(condition, scale):
+    atoms = torch.randn(256, 100, dtype=torch.float64, generator=generator())
+    if condition > 1:
+        u, _, v = torch.linalg.svd(atoms, full_matrices=False)
+        atoms = u * torch.logspace(0, -np.log10(condition), 100, dtype=torch.float64) @ v
+    dictionary = unit(atoms)
+    z = torch.randn(600, 256, dtype=torch.float64, generator=generator(1))
+    z *= torch.rand(600, 256, generator=generator(2)) < 0.08
+    x = z @ dictionary + 0.05 * torch.randn(600, 100, dtype=z.dtype, generator=generator(3))
+    alone = in_double_alone(x, dictionary, 15)
+    ours = cholesky_omp.cholesky_omp(x * scale, dictionary / scale, 15, 0.0)
+    sound = alone.sound & ours.sound
+    assert sound.double().mean() > 0.95
+    assert torch.equal(ours.chosen[sound], alone.chosen[sound])
+    wanted = alone.values[sound] * scale * scale
+    torch.testing.assert_close(ours.values[sound], wanted, rtol=1e-9, atol=1e-12 * scale * scale)
+
+
+def test_choices_that_are_close_are_left_to_float64():
+    dictionary = unit(torch.randn(40, 20, dtype=torch.float64, generator=generator()))
+    near = unit(dictionary + 1e-9 * torch.randn(40, 20, dtype=torch.float64))
+    x = near[:30] + 0.3 * torch.randn(30, 20, dtype=torch.float64, generator=generator(1))
+    both = torch.cat([dictionary, near, dictionary])  # and ties, which go to the lower index
+    many = x.repeat(20, 1)
+    ours = OMP(1).solve(many, both).codes.to_dense()
+    wanted = (x @ both.T).abs().argmax(1)
+    assert torch.equal(ours.abs().argmax(1), wanted.repeat(20))
+    assert bool((wanted < 80).all())
+
+
+def test_rows_that_are_explained_almost_exactly_are_left_to_float64():
+    dictionary = unit(torch.randn(40, 20, dtype=torch.float64, generator=generator()))
+    x = 2 * dictionary[3:33] + dictionary[5:35] + 1e-6 * dictionary[:30]
+    many = x.repeat(30, 1)
+    ours = OMP(3).solve(many, dictionary)
+    theirs: Any = orthogonal_mp(dictionary.T.numpy(), many.T.numpy(), n_nonzero_coefs=3)
+    np.testing.assert_allclose(ours.codes.to_dense(), theirs.T, atol=1e-9)
