@@ -76,5 +76,5 @@ def test_what_servers_refuse_is_refused_here():
         list(opensearch.bulk_lines(ROWS, [1, 2], index="i", sources=[{"vector": 1}, {}]))
     with pytest.raises(ValueError, match=r"`names` must be 3 different names; got 2"):
         opensearch.query(ROWS[:1], names=["a", "a", "b"])
-    with pytest.raises(ValueError, match=r"one item for each of 2 documents; got 1 and 2"):
+    with pytest.raises(ValueError, match=r"one item for each of 2 documents; got 1 and 1"):
         list(opensearch.bulk_lines(ROWS, [1], index="i"))
