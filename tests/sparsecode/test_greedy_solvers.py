@@ -11,6 +11,7 @@ from sklearn.linear_model import orthogonal_mp
 from torch import Tensor
 
 from sparsecode.datafits import MaskedQuadratic
+from sparsecode.datasets import make_sparse_data
 from sparsecode.penalties import (
     TopKBall,
 )
