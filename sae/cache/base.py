@@ -58,8 +58,11 @@ class AbstractSource(ABC):
         """Check blocks that were not read before, and let the system bring all into memory."""
 
     @abstractmethod
-    def _place(self, block: int) -> np.ndarray:
-        """Return where the rows of one block lie: ``storage << STORAGE_SHIFT | row``, int64."""
+    def _place(self, blocks: np.ndarray) -> np.ndarray:
+        """Return where the rows of blocks lie, one after the other, int64.
+
+        A place is ``storage << STORAGE_SHIFT | row``.
+        """
 
     @abstractmethod
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
@@ -249,7 +252,7 @@ class AbstractSource(ABC):
                 prepared = pool.map(self._prepare, parts)
                 order = window.order  # is found meanwhile
                 list(prepared)
-                places = np.concatenate([self._place(int(block)) for block in blocks])
+                places = self._place(blocks)
             else:
                 order = window.order
             yield places[order]
@@ -320,6 +323,16 @@ class AbstractSource(ABC):
                 f"rows must satisfy 0 <= start <= stop <= n_rows = {self.n_rows}; got {start} and "
                 f"{stop}."
             )
+
+
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return ranges of integers, one behind the other: ``starts[i]``, ``starts[i] + 1``, ...
+
+    >>> ranges(np.array([10, 3]), np.array([2, 3])).tolist()
+    [10, 11, 3, 4, 5]
+    """
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
 
 
 def check_fraction(fraction: float, split: str | None = None) -> float:

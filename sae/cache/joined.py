@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.cache.base import ROW_MASK, AbstractSource
+from sae.cache.base import ROW_MASK, AbstractSource, ranges
 from sae.cache.format import to_bits
 from sae.cache.reader import Cache
 from sae.cache.statistics import RowStatistics
@@ -151,8 +151,9 @@ class JoinedSource(AbstractSource):
         for part in self.parts:
             part._prepare(self._blocks_of(part, blocks))
 
-    def _place(self, block: int) -> np.ndarray:
-        return np.arange(self._start(block), int(self._ends[block]), dtype=np.int64)
+    def _place(self, blocks: np.ndarray) -> np.ndarray:
+        starts = np.concatenate([[0], self._ends])[blocks]
+        return ranges(starts, self._ends[blocks] - starts)
 
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
         first = 0
@@ -165,10 +166,7 @@ class JoinedSource(AbstractSource):
     @cached_property
     def _places_of_rows(self) -> list[np.ndarray]:
         """Where each part has each row: 8 bytes a row."""
-        return [
-            np.concatenate([part._place(block) for block in range(len(part._ends))])
-            for part in self.parts
-        ]
+        return [part._place(np.arange(len(part._ends))) for part in self.parts]
 
     def _blocks_of(self, part: Cache, blocks: np.ndarray) -> np.ndarray:
         """Return the blocks of a part that hold the rows of ours."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.cache.base import SPLITS, STORAGE_SHIFT, AbstractSource, check_fraction
+from sae.cache.base import SPLITS, STORAGE_SHIFT, AbstractSource, check_fraction, ranges
 from sae.cache.format import (
     DTYPES,
     Manifest,
@@ -270,13 +270,24 @@ class Cache(AbstractSource):
                     rows, firsts = self._row
                     will_need(rows[firsts[number] + first : firsts[number] + last], shard.path)
 
-    def _place(self, block: int) -> np.ndarray:
-        shard, first, last = self._place_of(block)
-        rows = np.arange(first, last)
-        if self.split is not None:
-            selected = self._shards.get(shard).selected(self.split, self._threshold)
-            rows = rows[selected[first:last]]
-        return rows | (shard << STORAGE_SHIFT) if self._row is None else rows + self._row[1][shard]
+    def _place(self, blocks: np.ndarray) -> np.ndarray:
+        shards = np.searchsorted(self._first_blocks, blocks, side="right") - 1
+        first = (blocks - self._first_blocks[shards]) * self._manifest.block_rows
+        rows = np.array([shard.rows for shard in self._manifest.shards], dtype=np.int64)[shards]
+        sizes = np.minimum(self._manifest.block_rows, rows - first)
+        offset = shards << STORAGE_SHIFT if self._row is None else self._row[1][shards]
+        places = ranges(first + offset, sizes)
+        if self.split is None:
+            return places
+        parts = zip(shards.tolist(), first.tolist(), (first + sizes).tolist(), strict=True)
+        return places[
+            np.concatenate(
+                [
+                    self._shards.get(shard).selected(self.split, self._threshold)[start:stop]
+                    for shard, start, stop in parts
+                ]
+            )
+        ]
 
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
         stored = self._shards.get(storage).activations if self._row is None else self._row[0]

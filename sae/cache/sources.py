@@ -162,9 +162,9 @@ class ArraySource(AbstractSource):
                 start = int(block) * self._block_rows
                 will_need(self.matrix[start : start + self._block_rows])
 
-    def _place(self, block: int) -> np.ndarray:
-        start = block * self._block_rows
-        return start + np.flatnonzero(self._selected(start))
+    def _place(self, blocks: np.ndarray) -> np.ndarray:
+        starts = (blocks * self._block_rows).tolist()
+        return np.concatenate([start + np.flatnonzero(self._selected(start)) for start in starts])
 
     def _pick(self, storage: int, rows: np.ndarray, out: np.ndarray) -> None:
         if self._plain is None:
