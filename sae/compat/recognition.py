@@ -90,9 +90,11 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nothing_known(path: Path, files: Checkpoint) -> str:
-    listed = ", ".join(sorted(files.names)[:8]) or "no files"
+    if not path.exists():
+        found = "which does not exist"
+    else:
+        found = f"which holds {', '.join(sorted(files.names)[:8]) or 'no files'}"
     return (
-        f"`{path}` must be what sae.save or a finished training run wrote, or a checkpoint of "
-        f"{', '.join(READERS)}; it holds no config.json of an autoencoder and no files of those "
-        f"formats (it has {listed})."
+        f"`folder` must be what sae.save or a finished training run wrote, or a checkpoint of "
+        f"{', '.join(READERS)}; got {path}, {found}."
     )

@@ -309,7 +309,7 @@ WRONG = {
     ),
     "train {rows} --warmup-share 2 --out run2": "Error: `warmup_share` must be a finite number in",
     "train {nan} --latents 8 -k 2 --out run2": "Error: `DIR` must be finite; got NaN or infinity",
-    "evaluate nowhere {cache}": "Error: `RUN` must be a folder that sae.save or a finished tra",
+    "evaluate nowhere {cache}": "Error: `RUN` must be what sae.save or a finished training run",
     "evaluate {run} {rows}": "Error: `DIR` must have shape (rows, n_features) = (any, 16)",
     "report {run} nowhere": "Error: `DIR` must be the folder of a cache made by `sae cache`",
     "report {run} {cache} --examples 0": "Error: `--examples` must be an int in [1, inf); got 0.",

@@ -25,7 +25,7 @@ class Bomb:
 def test_nothing_and_too_much_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
-        FileNotFoundError, match=r"a checkpoint of saelens, .* \(it has notes\.txt\)"
+        FileNotFoundError, match=r"a checkpoint of saelens, .*, which holds notes\.txt\."
     ):
         sae.load(tmp_path)
     for name in ("cfg.json", "sae.safetensors", "sae_weights.safetensors"):
