@@ -178,7 +178,8 @@ def is_ours(folder: Path) -> bool:
         name = json.loads((folder / CONFIG).read_text()).get("format")
     except (ValueError, AttributeError, RecursionError):
         return True
-    return isinstance(name, str) and name.startswith("sparsecode.")
+    named = isinstance(name, str) and name.startswith("sparsecode.")
+    return named or any(folder.glob("weights-*.safetensors"))  # as `save` calls them
 
 
 def stored_here(folder: Path) -> compat.Stored:

@@ -114,7 +114,7 @@ for penalty in (CEL0(1.0), L1(0.7), L1(1.0)):
 
 # %%
 digits = load_digits().data / 16
-parts = RobustSparseNMF(60, alpha=0.05, max_iter=200).fit(digits)
+parts = RobustSparseNMF(60, alpha=0.05, max_iter=500, tol=1e-3).fit(digits)
 draw(parts.components_, 8, "Parts of digits", cmap="gray_r")
 share = (parts.components_ < 0.05).mean()
 print(f"{share:.0%} of the pixels of a part are empty")
