@@ -47,7 +47,9 @@ def test_a_foreign_model_is_not_overwritten(model, tmp_path):
 
 
 def test_wrong_folders_get_one_sentence(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"must be what sae\.save .*, which holds no files\."):
+    with pytest.raises(
+        FileNotFoundError, match=r"must be what sae\.save .*, which holds no files\."
+    ):
         sae.load(tmp_path)
     io.write_json(tmp_path / "config.json", {"format": "sparsecode.run"})
     with pytest.raises(FileNotFoundError, match="its training has not finished"):
