@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from retrieval.encoders.base import contributions
 from retrieval.index.base import AbstractIndex, KeepsDocuments, check_rows
 from retrieval.index.results import SearchResults
 from sparsecode._checks import check_int
@@ -157,26 +158,21 @@ class Searcher:
             Its contributions add up to the score.
         """
         if not isinstance(self.index, KeepsDocuments):
-            raise NotImplementedError(
+            raise TypeError(
                 f"`explain` needs an index that gives back its documents; "
                 f"{type(self.index).__name__} does not. Use ExactIndex."
             )
         one = [query] if isinstance(query, str) else query[None]
         asked, held = self.encode_queries(one), self.index.document(document_id)
-        dims, left, right = np.intersect1d(
-            asked.indices, held.indices, assume_unique=True, return_indices=True
-        )
-        products = asked.data[left].astype(np.float64) * held.data[right].astype(np.float64)
-        score = float(np.float32(sum(products.tolist())))
-        order = np.argsort(-products, kind="stable")
-        dims = dims[order].astype(np.int64)
+        dims, products = contributions(asked, held)
+        in_order = products[np.argsort(dims)]  # as the index adds them up
         return Explanation(
             dimensions=dims,
             names=self._names(dims),
-            query_weights=asked.data[left][order],
-            document_weights=held.data[right][order],
-            contributions=products[order],
-            score=score,
+            query_weights=asked[:, dims].toarray()[0],
+            document_weights=held[:, dims].toarray()[0],
+            contributions=products,
+            score=float(np.float32(sum(in_order.tolist()))),
         )
 
     def encode_documents(self, documents: Any) -> Any:

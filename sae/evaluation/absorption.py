@@ -65,7 +65,7 @@ def absorption(
     ablation of the latent, as in SAEBench (arXiv:2503.09532), whose thresholds these are.
     """
     if isinstance(model, ReconstructsProducts):
-        raise NotImplementedError(
+        raise TypeError(
             f"`model` must decode to activations for a cosine with a probe; "
             f"{type(model).__name__} reconstructs products of them."
         )
@@ -76,7 +76,7 @@ def absorption(
     codes, x = encoded(model, data, chosen)
     rows = model.W_dec.detach().double().cpu().numpy()
     if rows.shape[1] != x.shape[1]:
-        raise NotImplementedError(
+        raise TypeError(
             f"`model` must decode to what it encodes for a cosine with a probe; "
             f"{type(model).__name__} predicts something else."
         )

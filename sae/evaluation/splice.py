@@ -69,11 +69,10 @@ def splice(
     Raises
     ------
     TypeError
-        If `model` is no autoencoder.
+        If `model` is no autoencoder, reads several hookpoints at once, or reconstructs products of
+        rows.
     ValueError
         If the hookpoint is not one module (two for a transcoder), or its width is another one.
-    NotImplementedError
-        If the model reads several hookpoints at once or reconstructs products of rows.
 
     References
     ----------
@@ -133,12 +132,12 @@ def check_spliceable(model: AbstractAutoencoder, hookpoint: str) -> None:
         )
     kind = type(model).__name__
     if isinstance(model, ReconstructsProducts):
-        raise NotImplementedError(
+        raise TypeError(
             f"`model` must reconstruct activations to stand in their place; {kind} reconstructs "
             "products of them."
         )
     if model.n_targets is None and len(model.row_blocks) > 1:
-        raise NotImplementedError(
+        raise TypeError(
             f"`model` must read one hookpoint to stand in its place; this {kind} reads "
             f"{len(model.row_blocks)}, of which the later ones depend on the earlier."
         )

@@ -56,11 +56,10 @@ def steer(
     Raises
     ------
     TypeError
-        If `model` is no autoencoder.
+        If `model` is no autoencoder, reads several hookpoints at once, or reconstructs products of
+        rows.
     ValueError
         If a latent does not exist, `scale` has another length, or the hookpoint does not fit.
-    NotImplementedError
-        If the model reads several hookpoints at once or reconstructs products of rows.
 
     References
     ----------

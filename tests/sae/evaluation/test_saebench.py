@@ -42,7 +42,7 @@ def test_configuration_and_moves() -> None:
 
 
 def test_models_that_do_not_reconstruct_their_input_are_refused() -> None:
-    with pytest.raises(NotImplementedError, match="Bilinear reconstructs products"):
+    with pytest.raises(TypeError, match="Bilinear reconstructs products"):
         SAEBenchModel(sae.Bilinear(n_features=8, n_latents=8), "gpt2", 6)
     with pytest.raises(ValueError, match="an input and an output for Transcoder"):
         SAEBenchModel(sae.Transcoder(n_features=8, n_latents=8, k=2), "gpt2", 6)

@@ -180,13 +180,13 @@ def test_models_that_cannot_stand_in_are_refused(gpt2_lm) -> None:
         pass
     bilinear = sae.Bilinear(n_features=16, n_latents=8)
     with (
-        pytest.raises(NotImplementedError, match="Bilinear reconstructs products of them"),
+        pytest.raises(TypeError, match="Bilinear reconstructs products of them"),
         sae.splice(gpt2_lm, "h.1", bilinear),
     ):
         pass
     crosscoder = sae.Crosscoder(n_features=16, n_latents=8, widths=[8, 8], k=2)
     with (
-        pytest.raises(NotImplementedError, match="this Crosscoder reads 2, of which the later"),
+        pytest.raises(TypeError, match="this Crosscoder reads 2, of which the later"),
         sae.splice(gpt2_lm, "h.1", crosscoder),
     ):
         pass
