@@ -1,5 +1,6 @@
 """An autoencoder between its file and its model: our names and shapes, whoever wrote it."""
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ class Stored:
 
 @torch.no_grad()
 def build(stored: Stored) -> AbstractAutoencoder:
-    """Return the model, with the weights of `stored` in their dtype.
+    """Return the model, with the weights of `stored` in their dtype, the widest of several.
 
     Parameters
     ----------
@@ -66,7 +67,9 @@ def build(stored: Stored) -> AbstractAutoencoder:
     """
     check_shapes(stored)
     model = AUTOENCODERS[stored.architecture](**stored.settings())
-    model.to(stored.tensors["b_dec"].dtype)
+    # A threshold for all latents, which may be wider, is compared in the dtype of the others.
+    dtypes = [tensor.dtype for tensor in stored.tensors.values() if tensor.ndim]
+    model.to(functools.reduce(torch.promote_types, dtypes))
     state = model.state_dict()
     for name, tensor in stored.tensors.items():
         state[name].copy_(tensor)

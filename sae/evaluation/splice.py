@@ -31,7 +31,7 @@ class Splice:
 
     keep: Tensor | None = None
     codes: SparseCodes | None = None
-    _begun: tuple[Tensor, int] | None = field(default=None, repr=False)  # keep, tokens so far
+    _begun: tuple[Tensor, int] | None = field(default=None, init=False, repr=False)
 
     def positions(self, before: Tensor) -> Tensor | None:
         """Return `keep` for this forward pass, with True for tokens that have been generated.

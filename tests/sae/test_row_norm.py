@@ -97,3 +97,16 @@ def test_a_latent_more_moves_the_reconstruction_by_its_row_times_the_factor(norm
     moved = model.reconstruct(x, more) - model.reconstruct(x, codes)
     added = model.W_dec[codes.indices].sum(1) * decoder_factor(x, norm)
     torch.testing.assert_close(moved, added)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer_norm", "unit_norm"])
+def test_codes_alone_give_normalized_rows_and_a_warning(norm, x):
+    model = MADE["topk"](norm)
+    codes = model.encode(x)
+    if norm == "none":
+        torch.testing.assert_close(model.decode(codes), model(x))
+        return
+    with pytest.warns(UserWarning, match=r"`decode` gives rows as the model normalizes them"):
+        rows = model.decode(codes)
+    _, shift, factor = normalized(x, norm)
+    torch.testing.assert_close(rows * factor + shift, model(x))
