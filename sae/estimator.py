@@ -491,7 +491,7 @@ def _learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * learning_rate_factor(step, n_steps=config.n_steps, **shares)
 
 
-def _parts(source: ArrayRows, batch_size: int) -> Iterator[Tensor]:
+def _parts(source: RowSource, batch_size: int) -> Iterator[Tensor]:
     """Yield all rows in parts of nearly equal size, at most `batch_size`."""
     n_parts = -(-source.n_rows // batch_size)
     for part in range(n_parts):

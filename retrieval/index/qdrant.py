@@ -9,6 +9,7 @@ import scipy.sparse
 
 from retrieval.index.engine import AbstractEngineIndex, missing
 from retrieval.index.pruning import Pruning
+from sparsecode import io
 
 BATCH = 500
 FIELD = "sparse"
@@ -121,7 +122,11 @@ class QdrantIndex(AbstractEngineIndex):
         return [(point.id, point.score) for point in found.points]
 
     def _dump(self, folder: Path) -> None:
-        if self.location != ":memory:" or not self._made:
+        if self.location != ":memory:":
+            n_points = self._client.count(self.collection).count if self._made else 0
+            io.write_json(folder / "collection.json", {"n_points": n_points})
+            return
+        if not self._made:
             return
         ids, vectors = [], []
         for number in self._id_of:
@@ -137,6 +142,13 @@ class QdrantIndex(AbstractEngineIndex):
     def _load(self, folder: Path) -> None:
         if self.location != ":memory:":
             self._made = self._client.collection_exists(self.collection)
+            held = io.read_json(folder / "collection.json")["n_points"]
+            found = self._client.count(self.collection).count if self._made else 0
+            if found != held:
+                raise ValueError(
+                    f"`collection` must be as this index left it; {self.collection!r} at "
+                    f"`{self.location}` has {found} points instead of {held}."
+                )
         elif (folder / "rows.npz").exists():
             with np.load(folder / "rows.npz", allow_pickle=False) as held:
                 shape = (len(held["numbers"]), self.n_features)

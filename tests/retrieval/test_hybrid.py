@@ -77,3 +77,13 @@ def test_wrong_arguments_are_refused():
         linear_fusion([A, B], weights=[1.0])
     with pytest.raises(ValueError, match=r"`documents` must be at least one text"):
         BM25(["a"], [])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e39])
+def test_scores_that_are_not_finite_are_refused(value):
+    with pytest.raises(ValueError, match=r"Scores must be finite; got .* for document 1 of query"):
+        from_lists([[(0, 1.0), (1, value), (2, 3.0)]], 3, text_ids=False)
+    candidates = from_lists([[(0, 1.0), (1, 0.5)]], 2, text_ids=False)
+    embeddings = np.array([[1.0], [value]])
+    with pytest.raises(ValueError, match="Scores must be finite"):
+        rescore(candidates, np.ones((1, 1)), embeddings, [0, 1])
