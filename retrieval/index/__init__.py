@@ -3,6 +3,7 @@
 from retrieval.index.base import AbstractIndex as AbstractIndex
 from retrieval.index.base import KeepsDocuments as KeepsDocuments
 from retrieval.index.exact import ExactIndex as ExactIndex
+from retrieval.index.milvus import MilvusIndex as MilvusIndex
 from retrieval.index.opening import INDEXES as INDEXES
 from retrieval.index.opening import open_index as open_index
 from retrieval.index.pruning import Pruning as Pruning

@@ -48,6 +48,7 @@ class AbstractEngineIndex(AbstractIndex):
         self._id_of: dict[int, Any] = {}
         self._kind: IdKind | None = None
         self._unused = self._next_number = 0
+        self._orphans: list[int] = []  # of additions that failed
 
     @abstractmethod
     def _upsert(self, numbers: Sequence[int], rows: scipy.sparse.csr_matrix) -> None:
@@ -98,6 +99,7 @@ class AbstractEngineIndex(AbstractIndex):
         try:
             held = beside / "engine"
             held.mkdir()
+            self._drop_orphans()
             self._dump(held)
             files = {
                 str(file.relative_to(beside)): storage.sha256_of(file)
@@ -175,13 +177,22 @@ class AbstractEngineIndex(AbstractIndex):
         numbers = list(range(self._next_number, self._next_number + len(known)))
         held = np.flatnonzero(np.diff(matrix.indptr))
         self._next_number += len(known)  # numbers of a failed call are not used again
+        self._drop_orphans()
         if len(held):
-            self._upsert([numbers[row] for row in held], matrix[held])
+            self._orphans = [numbers[row] for row in held]
+            self._upsert(self._orphans, matrix[held])
+            self._orphans = []
         self._number_of |= dict(zip(known, numbers, strict=True))
         self._id_of |= dict(zip(numbers, known, strict=True))
         self._kind = kind_of(ids)
         if self._kind == "int":
             self._unused = max(self._unused, max(known) + 1)
+
+    def _drop_orphans(self) -> None:
+        """Remove what an addition held before it failed."""
+        if self._orphans:
+            self._remove(self._orphans)
+            self._orphans = []
 
     def _delete(self, ids: np.ndarray) -> None:
         known = decode_ids(ids)
@@ -194,6 +205,7 @@ class AbstractEngineIndex(AbstractIndex):
     ) -> SearchResults:
         rows: Any = queries
         self._check_options(options)
+        self._drop_orphans()
         self.limits.check_weights("queries", rows)
         self.limits.check_k(k)
         numbers = None

@@ -5,6 +5,7 @@ from typing import Any
 
 from retrieval.index.base import AbstractIndex
 from retrieval.index.exact import ExactIndex
+from retrieval.index.milvus import MilvusIndex
 from retrieval.index.qdrant import QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex
 from retrieval.index.seismic import SeismicIndex
@@ -16,6 +17,7 @@ INDEXES: dict[str, Any] = {
     "exact": ExactIndex,
     "qdrant_edge": QdrantEdgeIndex,
     "qdrant": QdrantIndex,
+    "milvus": MilvusIndex,
     "seismic": SeismicIndex,
 }
 """Engines that keep an index in a folder, by the name in its ``index.json``."""
