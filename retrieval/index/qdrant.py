@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from retrieval.index.engine import AbstractEngineIndex, missing
+from retrieval.index.limits import Limits
 from retrieval.index.pruning import Pruning
 from sparsecode import io
 
@@ -26,7 +27,7 @@ class QdrantIndex(AbstractEngineIndex):
     Parameters
     ----------
     n_features : int
-        Number of dimensions, below 2^32.
+        Number of dimensions, at most 2^32.
     location : str, default=":memory:"
         Address of a server, such as ``"http://localhost:6333"``, or ``":memory:"``.
     collection : str, default="sparsecode"
@@ -36,6 +37,7 @@ class QdrantIndex(AbstractEngineIndex):
     """
 
     engine = "qdrant"
+    limits = Limits(name="Qdrant", n_features=2**32)
 
     def __init__(
         self,
@@ -50,10 +52,6 @@ class QdrantIndex(AbstractEngineIndex):
             import qdrant_client
         except ModuleNotFoundError:
             raise missing("qdrant-client", "QdrantIndex") from None
-        if self.n_features >= 2**32:
-            raise ValueError(
-                f"`n_features` must be below 2^32 for Qdrant; got {n_features}. Use ExactIndex."
-            )
         self.location, self.collection = location, collection
         self._models: Any = qdrant_client.models
         self._client: Any = qdrant_client.QdrantClient(location=location)

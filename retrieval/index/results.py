@@ -37,6 +37,30 @@ class SearchResults:
             for ids, scores, n in zip(self.ids, self.scores, self.n_found, strict=True)
         ]
 
+    def recall(self, exact: "SearchResults") -> float:
+        """Return the share of the results of an exact search that are here too.
+
+        Parameters
+        ----------
+        exact : SearchResults
+            Of the same queries.
+
+        Returns
+        -------
+        float
+            1 if there are no exact results.
+        """
+        if len(self) != len(exact):
+            raise ValueError(
+                f"`exact` must be of the same {len(self)} queries; got {len(exact)} queries."
+            )
+        hits = sum(
+            len({one for one, _ in mine} & {one for one, _ in theirs})
+            for mine, theirs in zip(self.lists(), exact.lists(), strict=True)
+        )
+        n_exact = int(exact.n_found.sum())
+        return hits / n_exact if n_exact else 1.0
+
     def to_run(self, query_ids: Iterable[Any]) -> dict[str, dict[str, float]]:
         """Return ``{query id: {document id: score}}``, all ids as strings, for `evaluate`.
 
