@@ -155,6 +155,11 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
             number, generation = 0, 1
             if (folder / storage.MANIFEST).exists():
                 old = storage.read_manifest(folder)
+                if old["engine"] != self.engine:
+                    raise ValueError(
+                        f"`path` must have an index of {self.engine!r} to be replaced; `{folder}` "
+                        f"has one of {old['engine']!r}. Remove it, or choose another folder."
+                    )
                 number, generation = old["next_segment"], old["generation"] + 1
             stored = [
                 storage.write_segment(folder, number + place, segment)

@@ -5,8 +5,10 @@ from typing import Any
 
 from retrieval.index.base import AbstractIndex
 from retrieval.index.exact import ExactIndex
+from retrieval.index.milvus import MilvusIndex
 from retrieval.index.qdrant import QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex
+from retrieval.index.seismic import SeismicIndex
 from retrieval.index.storage import MANIFEST
 from sparsecode import io
 from sparsecode._checks import near_matches
@@ -15,6 +17,8 @@ INDEXES: dict[str, Any] = {
     "exact": ExactIndex,
     "qdrant_edge": QdrantEdgeIndex,
     "qdrant": QdrantIndex,
+    "milvus": MilvusIndex,
+    "seismic": SeismicIndex,
 }
 """Engines that keep an index in a folder, by the name in its ``index.json``."""
 

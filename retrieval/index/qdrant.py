@@ -8,7 +8,9 @@ import numpy as np
 import scipy.sparse
 
 from retrieval.index.engine import AbstractEngineIndex, missing
+from retrieval.index.limits import Limits
 from retrieval.index.pruning import Pruning
+from sparsecode import io
 
 BATCH = 500
 FIELD = "sparse"
@@ -25,7 +27,7 @@ class QdrantIndex(AbstractEngineIndex):
     Parameters
     ----------
     n_features : int
-        Number of dimensions, below 2^32.
+        Number of dimensions, at most 2^32.
     location : str, default=":memory:"
         Address of a server, such as ``"http://localhost:6333"``, or ``":memory:"``.
     collection : str, default="sparsecode"
@@ -35,6 +37,7 @@ class QdrantIndex(AbstractEngineIndex):
     """
 
     engine = "qdrant"
+    limits = Limits(name="Qdrant", n_features=2**32)
 
     def __init__(
         self,
@@ -49,10 +52,6 @@ class QdrantIndex(AbstractEngineIndex):
             import qdrant_client
         except ModuleNotFoundError:
             raise missing("qdrant-client", "QdrantIndex") from None
-        if self.n_features >= 2**32:
-            raise ValueError(
-                f"`n_features` must be below 2^32 for Qdrant; got {n_features}. Use ExactIndex."
-            )
         self.location, self.collection = location, collection
         self._models: Any = qdrant_client.models
         self._client: Any = qdrant_client.QdrantClient(location=location)
@@ -121,7 +120,11 @@ class QdrantIndex(AbstractEngineIndex):
         return [(point.id, point.score) for point in found.points]
 
     def _dump(self, folder: Path) -> None:
-        if self.location != ":memory:" or not self._made:
+        if self.location != ":memory:":
+            n_points = self._client.count(self.collection).count if self._made else 0
+            io.write_json(folder / "collection.json", {"n_points": n_points})
+            return
+        if not self._made:
             return
         ids, vectors = [], []
         for number in self._id_of:
@@ -137,6 +140,13 @@ class QdrantIndex(AbstractEngineIndex):
     def _load(self, folder: Path) -> None:
         if self.location != ":memory:":
             self._made = self._client.collection_exists(self.collection)
+            held = io.read_json(folder / "collection.json")["n_points"]
+            found = self._client.count(self.collection).count if self._made else 0
+            if found != held:
+                raise ValueError(
+                    f"`collection` must be as this index left it; {self.collection!r} at "
+                    f"`{self.location}` has {found} points instead of {held}."
+                )
         elif (folder / "rows.npz").exists():
             with np.load(folder / "rows.npz", allow_pickle=False) as held:
                 shape = (len(held["numbers"]), self.n_features)
