@@ -113,6 +113,27 @@ def test_logits_of_a_language_model(gpt2_lm_folder: Path, tmp_path: Path) -> Non
     assert not (page.parent / "neuronpedia").exists()
 
 
+def test_a_dashboard_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    sae.save(sae.TopK(n_features=16, n_latents=10, k=2, seed=0), tmp_path / "run")
+    given = {"run": tmp_path / "run", "out": tmp_path / "site"}
+    page = write_dashboard(data=torch.randn(80, 16), **given)
+    first = (page.parent / "data" / "index.js").read_bytes()
+    write_dashboard(data=torch.randn(80, 16), **given)
+    second = (page.parent / "data" / "index.js").read_bytes()
+    assert first != second
+    assert (page.parent / "neuronpedia" / "batch-0.json").exists()
+    with pytest.raises(ValueError, match="finite"):
+        write_dashboard(data=torch.full((80, 16), float("nan")), **given)
+    assert (page.parent / "data" / "index.js").read_bytes() == second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "site"]
+
+
+def test_rows_that_are_all_equal_have_no_fvu(tmp_path: Path) -> None:
+    sae.save(sae.TopK(n_features=16, n_latents=10, k=2, seed=0), tmp_path / "run")
+    page = write_dashboard(tmp_path / "run", torch.ones(1, 16), tmp_path / "site")
+    assert read(page.parent / "data" / "index.js")[1]["evaluation"]["fvu"] is None
+
+
 def test_other_folders_are_left_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(
