@@ -36,7 +36,7 @@ class Size:
     n_steps: int = 1500
     batch_size: int = 1024
     characters: int = 10_000_000
-    characters_read: int = 80_000
+    characters_read: int = 40_000
 
 
 SMOKE = Size((64, 256), (2, 16), 30, 256, 60_000, 4_000)
