@@ -1,7 +1,7 @@
 """Comparison: sums over positions of how far the outputs of a changed model are from its own."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class Comparison:
     (2, 1.3863)
     """
 
-    def __init__(self, kind: Literal["causal", "masked", "encoder"]) -> None:
+    def __init__(self, kind: str) -> None:
         self.kind = kind
         self.n_tokens = self.n_predicted = 0
         self.over_tokens: dict[str, float] = {}

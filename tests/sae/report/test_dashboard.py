@@ -80,6 +80,15 @@ def test_neuronpedia_gets_the_fields_that_its_upload_reads(folder: Path) -> None
     feature = max(batches[0]["features"], key=lambda entry: entry["frac_nonzero"])
     wanted = "feature_index neg_str neg_values pos_str pos_values frac_nonzero activations vector"
     assert set(wanted.split()) <= set(feature)
+    rows = sae.load(folder.parent / "run").W_dec.detach()
+    row = rows[feature["feature_index"]]
+    assert feature["neuron_alignment_indices"] == row.topk(3).indices.tolist()
+    assert feature["neuron_alignment_values"] == pytest.approx(
+        row.topk(3).values.tolist(), abs=1e-4
+    )
+    shares = row.topk(3).values / row.abs().sum()
+    assert feature["neuron_alignment_l1"] == pytest.approx(shares.tolist(), abs=1e-4)
+    assert feature["logits_hist_data_bar_heights"] == []  # no language model was given
     for activation in feature["activations"]:
         assert len(activation["tokens"]) == len(activation["values"])
         peak = activation["values"][activation["qualifying_token_index"]]
