@@ -1,7 +1,6 @@
-"""Autoencoders on disk: ``config.json`` and ``weights.safetensors`` in one folder."""
+"""Autoencoders on disk: ``config.json`` and ``weights-<digest>.safetensors`` in one folder."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sparsecode._checks import near_matches
 
 FORMAT = "sparsecode.sae"
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+CONFIG = io.CONFIG
 
 
 def save(
@@ -47,29 +46,19 @@ def save(
             "Add its class to sae.autoencoders.AUTOENCODERS."
         )
     folder = Path(folder)
-    _refuse_foreign(folder)
-    # The weights carry their digest in their name, so that a crash between the two files leaves the
-    # old pair whole; the file that is no longer named is removed last.
-    stale = set(folder.glob("weights-*.safetensors")) if folder.is_dir() else set()
-    temporary = folder / WEIGHTS.replace(".", "-new.")
-    digest = io.save_tensors(temporary, model.state_dict())
-    weights = folder / f"weights-{digest[:16]}.safetensors"
-    temporary.replace(weights)
-    io.write_json(
-        folder / CONFIG,
+    io.refuse_foreign(folder, FORMAT, "an autoencoder")
+    io.write_model(
+        folder,
         {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "architecture": names[type(model)],
             "config": model.config(),
             "dtype": str(model.b_dec.dtype).removeprefix("torch."),
-            "weights": {"file": weights.name, "sha256": digest},
             "metadata": {**model.metadata, **(metadata or {})},
         },
+        model.state_dict(),
     )
-    for old in stale - {weights}:
-        if re.fullmatch(r"weights-[0-9a-f]{16}\.safetensors", old.name):
-            old.unlink(missing_ok=True)
     return folder
 
 
@@ -194,7 +183,7 @@ def stored_here(folder: Path) -> compat.Stored:
     sae.compat.Stored
     """
     config = _config(folder)
-    tensors = read_safetensors(folder / config["weights"]["file"])
+    tensors = read_safetensors(io.weights_file(folder, config)[0])
     return compat.Stored(
         config["architecture"], config["config"], tensors, dict(config.get("metadata") or {})
     )
@@ -204,10 +193,8 @@ def _load_ours(folder: Path) -> AbstractAutoencoder:
     """Return the autoencoder that `save` wrote, in its dtype."""
     config = _config(folder)
     model = AUTOENCODERS[config["architecture"]](**config["config"])
-    tensors = io.load_tensors(
-        folder / config["weights"]["file"], sha256=config["weights"]["sha256"]
-    )
-    model.load_state_dict(tensors)
+    weights, digest = io.weights_file(folder, config)
+    model.load_state_dict(io.load_tensors(weights, sha256=digest))
     model.metadata = dict(config.get("metadata") or {})
     return model.to(dtype=getattr(torch, config["dtype"]))
 
@@ -232,18 +219,3 @@ def _config(folder: Path) -> dict[str, Any]:
             f"got {architecture!r}.{near_matches(architecture, list(AUTOENCODERS))}"
         )
     return config
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to write over a config.json that is not ours."""
-    if not (folder / CONFIG).exists():
-        return
-    try:
-        ours = json.loads((folder / CONFIG).read_text()).get("format") == FORMAT
-    except (ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise FileExistsError(
-            f"`{folder}` must be empty or hold an autoencoder of ours; it holds another {CONFIG}. "
-            "Choose another folder."
-        )

@@ -1,12 +1,14 @@
 """What the commands read: BEIR folders, JSONL, npy and parquet files, encoders, judgments."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retrieval.encoded import digest
 from retrieval.evaluation import beir, trec
 
 ID_KEYS, TEXT_KEYS = ("_id", "id", "docid"), ("text", "contents", "content")
@@ -76,6 +78,27 @@ def read_encoder(name: str) -> Any:
         raise ValueError(f"`{module}` must have `{attribute}`; it does not.") from None
     finally:
         sys.path.pop(0)
+
+
+def encoder_identity(name: str, encoder: Any) -> str:
+    """Return what tells an encoder from others: the digest of its folder.
+
+    Of a Python object it is the name and what it prints as, without its address: of most objects
+    that does not tell whether what they have learned is still the same.
+
+    Parameters
+    ----------
+    name : str
+        As of `read_encoder`.
+    encoder : object
+
+    Returns
+    -------
+    str
+    """
+    if Path(name).is_dir():
+        return digest(name)
+    return f"{name} {re.sub(' at 0x[0-9a-f]+', '', repr(encoder))}"
 
 
 def read_qrels(path: Path, split: str) -> dict[str, dict[str, int]]:

@@ -17,6 +17,7 @@ from retrieval.encoders.projection import SparseProjection
 from retrieval.encoders.rows import (
     SideBySide,
     as_csr,
+    check_trainable,
     finite_rows,
     label_column,
     padded,
@@ -278,6 +279,8 @@ class FlopsEncoder(
         return tags
 
     def _fit(self, parts: list[Any], kind: Kind, n_classes: int = 0) -> "FlopsEncoder":
+        if self.encoder is not None:
+            check_trainable("encoder", self.encoder)
         source = SideBySide(*parts)
         settings = self._settings()
         settings.loss_for(kind)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from retrieval.encoders.base import largest
 from sparsecode._checks import check_int
 
+LONGEST = 1 << 30
 NOTHING = -1  # fills the places behind the end of a text
 EXTRA = (
     "Encoders of text need the package transformers, which is not installed. "
@@ -98,6 +99,8 @@ class LexicalModel(nn.Module):
     ) -> scipy.sparse.csr_matrix:
         """Return the weights of tokens of texts, (N, V), as CSR."""
         texts = checked_texts(texts)
+        if k is not None:
+            check_int("k", k, low=1)
         self.mlm.eval()
         ids = tokenized(self.tokenizer, texts, self.max_length)
         order = np.argsort([len(row) for row in ids], kind="stable")
@@ -118,18 +121,27 @@ class LexicalModel(nn.Module):
         return list(self.tokenizer.convert_ids_to_tokens([int(i) for i in ids]))
 
 
-def tokenized(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Return the token ids of each text, special tokens included, cut at `max_length`.
+def tokenized(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None, *, special: bool = True
+) -> list[list[int]]:
+    """Return the token ids of each text, cut at `max_length`.
 
     Parameters
     ----------
     tokenizer : transformers tokenizer
     texts : sequence of str
-    max_length : int
+    max_length : int or None
+        None cuts where the tokenizer says that its models end, if it does.
+    special : bool, default=True
+        Whether special tokens are put around each text.
     """
     if not len(texts):
         return []
-    return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    longest = tokenizer.model_max_length if max_length is None else max_length
+    options: dict[str, Any] = {"add_special_tokens": special}
+    if longest <= LONGEST:  # more is transformers' way to say that there is no end
+        options |= {"truncation": True, "max_length": longest}
+    return tokenizer(list(texts), **options)["input_ids"]
 
 
 def padded_rows(ids: Sequence[Sequence[int]]) -> np.ndarray:
@@ -175,7 +187,9 @@ def loaded_model(model: Any) -> Any:
         from transformers import AutoModelForMaskedLM
     except ImportError:
         raise ImportError(EXTRA) from None
-    return AutoModelForMaskedLM.from_pretrained(str(model), use_safetensors=True)
+    # Files in bfloat16 would be loaded as such, in which Adam's small steps are lost.
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    return AutoModelForMaskedLM.from_pretrained(str(model), **options)
 
 
 def loaded_tokenizer(model: Any, tokenizer: Any) -> Any:

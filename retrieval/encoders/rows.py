@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from sklearn.utils.validation import column_or_1d, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsecode._checks import check_finite
 from sparsecode.codes import SparseCodes
@@ -126,6 +126,23 @@ class SideBySide:
         for numbers in self._numbers.batches(batch_size, seed=seed, start_row=start_row):
             ids = numbers[:, 0].long().numpy()
             yield _beside([_picked(part.array, ids) for part in self._parts])
+
+
+def check_trainable(name: str, module: nn.Module) -> None:
+    """Refuse weights that are not float32: rows of data, with ids and labels, take their dtype.
+
+    Parameters
+    ----------
+    name : str
+    module : nn.Module
+    """
+    others = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    if others:
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        raise ValueError(
+            f"`{name}` must have float32 weights to be trained; got {found}. "
+            f"Call `{name}.float()` first."
+        )
 
 
 def spans(n_rows: int, width: int) -> Iterator[tuple[int, int]]:

@@ -168,3 +168,10 @@ def test_equal_seeds_give_equal_results_and_files_are_read(x: np.ndarray, tmp_pa
     second = small().fit(tmp_path / "x.npy").transform(tmp_path / "x.npy")
     assert (first != second).nnz == 0
     assert (small(random_state=1).fit(x).transform(x) != first).nnz > 0
+
+
+def test_a_module_of_half_precision_is_not_trained() -> None:
+    encoder = FlopsEncoder(12, encoder=nn.Linear(6, 4).bfloat16(), max_steps=2, device="cpu")
+    x = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"`encoder` must have float32 .*; got bfloat16. Call"):
+        encoder.fit(x, np.arange(20) % 2)
