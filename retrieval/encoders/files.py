@@ -176,6 +176,10 @@ def _of_embeddings(
 
     check_is_fitted(encoder)
     parameters = encoder.get_params()
+    parameters = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in parameters.items()
+    }
     if not isinstance(parameters["random_state"], (int, type(None))):
         parameters["random_state"] = None  # the state of a generator is not kept
     tensors = dict(encoder.module_.state_dict())

@@ -12,6 +12,15 @@ from retrieval.encoders.base import largest
 from sparsecode._checks import check_int
 
 LONGEST = 1 << 30
+# Models whose first place has the number after that of the padding token.
+COUNT_FROM_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+)
 NOTHING = -1  # fills the places behind the end of a text
 EXTRA = (
     "Encoders of text need the package transformers, which is not installed. "
@@ -65,7 +74,7 @@ class LexicalModel(nn.Module):
     n_logs : int
         Nested logarithms; see `token_activations`.
     max_length : int
-        Tokens of a text that are read.
+        Tokens of a text that are read, at most as many as the model has places.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, n_logs: int, max_length: int) -> None:
@@ -73,8 +82,14 @@ class LexicalModel(nn.Module):
         self.tokenizer: Any = loaded_tokenizer(model, tokenizer)
         self.mlm: Any = loaded_model(model)
         self.n_logs = check_int("n_logs", n_logs, low=1)
-        self.max_length = check_int("max_length", max_length, low=1)
+        self.max_length = min(check_int("max_length", max_length, low=1), places(self.mlm.config))
         self.n_tokens = int(self.mlm.config.vocab_size)
+        if len(self.tokenizer) > self.n_tokens:
+            raise ValueError(
+                "`tokenizer` must have at most as many tokens as the model, "
+                f"{self.n_tokens}; got {len(self.tokenizer)}. Call model.resize_token_embeddings "
+                "and train it, or take the tokenizer that belongs to the model."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +134,21 @@ class LexicalModel(nn.Module):
     def token_names(self, ids: Sequence[int]) -> list[str]:
         """Return the tokens of the vocabulary at some ids."""
         return list(self.tokenizer.convert_ids_to_tokens([int(i) for i in ids]))
+
+
+def places(config: Any) -> int:
+    """Return how many tokens a model can read at a time, as its configuration says.
+
+    Parameters
+    ----------
+    config : transformers configuration
+    """
+    n = getattr(config, "max_position_embeddings", None)
+    if not isinstance(n, int) or n < 1:  # positions that are not counted
+        return LONGEST
+    if getattr(config, "model_type", None) in COUNT_FROM_PADDING:
+        n -= (getattr(config, "pad_token_id", None) or 0) + 1
+    return n
 
 
 def tokenized(

@@ -66,6 +66,8 @@ class QueryTable(nn.Module):
             for token, value in known.items():
                 if token in vocabulary and vocabulary[token] < n_tokens:
                     weights[vocabulary[token]] = float(value)
+        if not bool(torch.isfinite(weights).all()):
+            raise ValueError("`idf` must hold finite weights; got NaN or infinity.")
         self.idf = nn.Parameter(weights, requires_grad=learn)
         special = torch.zeros(n_tokens, dtype=torch.bool)
         special[[i for i in tokenizer.all_special_ids if i < n_tokens]] = True

@@ -5,6 +5,7 @@ Only JSON and safetensors are read, and no class that a file names is imported.
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from retrieval.encoders.contrastive import ContrastiveSparseEncoder
 from retrieval.encoders.inference_free import InferenceFreeEncoder
-from retrieval.encoders.lexical_model import LONGEST
+from retrieval.encoders.lexical_model import LONGEST, places
 from retrieval.encoders.query_table import read_idf
 from retrieval.encoders.splade import SpladeEncoder
 from sparsecode import io
@@ -24,16 +25,7 @@ STATIC = f"{MODULES}.sparse_static_embedding.SparseStaticEmbedding"
 AUTOENCODER = f"{MODULES}.sparse_auto_encoder.SparseAutoEncoder"
 ROUTER = "sentence_transformers.base.modules.router.Router"
 ACTIVATIONS = {1: "relu", 2: "log1p_relu"}
-DEFAULT_LENGTH, NO_END = 512, LONGEST + 1
-# Models whose first place has the number after that of the padding token.
-COUNT_FROM_PADDING = (
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "mpnet",
-    "longformer",
-)
+NO_END = LONGEST + 1
 LOGS = {name: n_logs for n_logs, name in ACTIVATIONS.items()}
 
 
@@ -232,6 +224,7 @@ def _read_router(folder: Path) -> InferenceFreeEncoder:
     options = _text_options(model, folder / documents[1])
     known = (table / "tokenizer_config.json").is_file()
     longest = _read(table, "tokenizer_config").get("model_max_length") if known else None
+    options["learn_idf"] = _read(table, "config").get("frozen") is False
     options["max_query_length"] = None if longest is None else min(int(longest), NO_END)
     encoder = InferenceFreeEncoder(str(model), **options)
     weight = _static_weights(table, encoder)
@@ -275,11 +268,9 @@ def _max_length(model: Path) -> int:
     sentence, tokenizer, config = (
         _read(model, name) if (model / f"{name}.json").is_file() else {} for name in names
     )
-    places = config.get("max_position_embeddings", DEFAULT_LENGTH)
-    if config.get("model_type") in COUNT_FROM_PADDING:
-        places -= config.get("pad_token_id", 1) + 1
-    wanted = sentence.get("max_seq_length") or tokenizer.get("model_max_length") or places
-    return int(min(wanted, places))
+    longest = min(places(SimpleNamespace(**config)), NO_END)
+    wanted = sentence.get("max_seq_length") or tokenizer.get("model_max_length") or longest
+    return int(min(wanted, longest))
 
 
 def _kind(dotted: str) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from sparsecode import io
 
 HEADER = "query-id\tcorpus-id\tscore"
+GRADE_COLUMNS = ("score", "relevance", "rel", "grade", "label")  # how headers call the last one
 
 
 @dataclass(frozen=True)
@@ -104,36 +106,54 @@ def write(collection: Collection, folder: str | Path, split: str = "test") -> No
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Return the judgments of a .tsv file with a header: query id, document id, grade."""
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(lines_of(path), start=1):
+    is_first = True
+    for number, line in lines_of(path):
         fields = line.split("\t")
-        if number == 1 and fields[-1] == "score":
-            continue
-        if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
+        grade = _grade(fields[-1])
+        is_header = is_first and fields[-1].strip().lower() in GRADE_COLUMNS
+        if len(fields) != 3 or (grade is None and not is_header):
             raise ValueError(
                 f"`{path}` must have lines of query id, document id and an integer grade with tabs "
                 f"between them; got {line!r} in line {number}."
             )
-        qrels.setdefault(fields[0], {})[fields[1]] = int(fields[2])
+        if grade is not None:
+            qrels.setdefault(fields[0], {})[fields[1]] = grade
+        is_first = False
     return qrels
 
 
-def lines_of(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, or of the one with .gz added, without empty ones."""
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield numbers and lines of a text file, or of the one with .gz added, without empty ones.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    ValueError
+        If it is not UTF-8, or a .gz file that is cut or damaged.
+    """
     packed = path.with_name(path.name + ".gz")
     if not path.exists() and packed.exists():
         path = packed
     if not path.exists():
         raise FileNotFoundError(f"`{path}` must exist; there is no such file.")
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield line.rstrip("\n")
+    with opened(path, "rt", encoding="utf-8-sig") as file:  # files of Windows begin with a mark
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`{path}` must be text in UTF-8; {error.reason}.") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise ValueError(
+                f"`{path}` must be a whole .gz file; it is cut or damaged. Fetch it again."
+            ) from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the objects of a .jsonl file, each with a name of its place for messages."""
-    for number, line in enumerate(lines_of(path), start=1):
+    for number, line in lines_of(path):
         place = f"line {number} of `{path}`"
         try:
             row = json.loads(line)
@@ -151,9 +171,18 @@ def _document(row: dict[str, Any], place: str) -> tuple[str, str]:
 
 
 def _pair(row: dict[str, Any], place: str) -> tuple[str, str]:
-    if "_id" not in row or not isinstance(row.get("text"), str):
+    if row.get("_id") is None or not isinstance(row.get("text"), str):
         raise ValueError(f"{place} must have `_id` and a string `text`; got keys {sorted(row)}.")
     return str(row["_id"]), row["text"]
+
+
+def _grade(text: str) -> int | None:
+    """Return a grade, also of "1.0", or None for other texts."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def _check_once(name: str, ids: list[str]) -> None:

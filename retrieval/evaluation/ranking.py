@@ -80,6 +80,10 @@ def evaluate_each(
         raise ImportError(
             "`evaluate` needs ir-measures. Install it with pip install 'sparsecode[retrieval]'."
         ) from None
+    if not measures:
+        raise ValueError("`measures` must hold at least one name, such as 'nDCG@10'; got none.")
+    _check_ids(run, "run")
+    _check_ids(qrels, "qrels")
     parsed: dict[Any, list[str]] = {}  # several names may mean one measure
     for name in measures:
         try:
@@ -110,3 +114,14 @@ def evaluate_each(
             named = dict.fromkeys(parsed[metric.measure], float(metric.value))
             values[metric.query_id].update(named)
     return values
+
+
+def _check_ids(found: Mapping[str, Mapping[str, object]], name: str) -> None:
+    """Refuse ids that are not strings, which judgments in files have."""
+    for query, documents in found.items():
+        for one in (query, *documents):
+            if not isinstance(one, str):
+                raise TypeError(
+                    f"`{name}` must have ids that are strings; got {one!r}. Use str() on both "
+                    "sides, as SearchResults.to_run does."
+                )

@@ -1,5 +1,6 @@
 """Files of TREC: runs (query Q0 document rank score tag) and judgments (query 0 document grade)."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def write_run(path: str | Path, run: Run, tag: str = "sparsecode") -> None:
     lines = []
     for query, scores in run.items():
         _check_words("run", [query, *scores])
+        if not all(math.isfinite(score) for score in scores.values()):
+            raise ValueError(f"`run` must have finite scores; got NaN or infinity for {query!r}.")
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
         lines += [
             f"{query} Q0 {one} {rank} {float(score)!r} {tag}"
@@ -45,10 +48,12 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     dict
     """
     run: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(lines_of(Path(path)), start=1):
+    for number, line in lines_of(Path(path)):
         fields = line.split()
         try:
             query, _, one, _, score, _ = fields
+            if not math.isfinite(float(score)):
+                raise ValueError
             run.setdefault(query, {})[one] = float(score)
         except ValueError:
             raise ValueError(
@@ -87,7 +92,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     dict
     """
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(lines_of(Path(path)), start=1):
+    for number, line in lines_of(Path(path)):
         fields = line.split()
         try:
             query, _, one, grade = fields

@@ -29,6 +29,7 @@ from retrieval import (
     trec,
 )
 from retrieval.cli import app
+from retrieval.cli.inputs import read_inputs
 from retrieval.encoded import open_encoded
 from retrieval.evaluation import Collection
 
@@ -295,3 +296,27 @@ def test_what_is_wrong_is_one_sentence(folder):
     part = Path("o/part-000000.safetensors")
     part.write_bytes(part.read_bytes()[:-1])
     assert "part-000000.safetensors` must hold exactly" in run("index", "o", "--out", "i2", code=2)
+
+
+def test_tables_are_read_as_lines_are(folder):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    rows = [{"_id": "1", "title": "T", "text": "cat"}, {"_id": "2", "title": None, "text": "dog"}]
+    pq.write_table(pa.Table.from_pylist(rows), "a.parquet")
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"queries": False, "split": None}
+    assert read_inputs(Path("a.parquet"), **options) == (["1", "2"], ["T cat", "dog"])
+    assert read_inputs(Path("a.jsonl"), **options) == (["1", "2"], ["T cat", "dog"])
+    for bad, message in (
+        ([{"_id": None, "text": "a"}, {"_id": "1", "text": "b"}], "no empty cell in _id"),
+        ([{"_id": "1", "text": None}, {"_id": "2", "text": "b"}], "no empty cell in text"),
+        ([{"_id": "1", "text": "a"}, {"_id": "1", "text": "b"}], "each id once; got '1'"),
+        ([{"embedding": [1.0, 2.0]}, {"embedding": [1.0]}], "embeddings of equal length"),
+    ):
+        pq.write_table(pa.Table.from_pylist(bad), "b.parquet")
+        with pytest.raises(ValueError, match=message):
+            read_inputs(Path("b.parquet"), **options)
+    Path("empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="must have at least one row to encode"):
+        read_inputs(Path("empty.jsonl"), **options)

@@ -155,3 +155,9 @@ def test_names_of_features_and_steps_are_kept(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="The feature names should match"):
             loaded.transform(frame.iloc[:, ::-1])
     assert loaded.weight_ == encoder.weight_
+
+
+def test_numbers_of_numpy_are_written(tmp_path: Path) -> None:
+    encoder = FlopsEncoder(12, max_steps=np.int64(2), random_state=np.int64(3), device="cpu")
+    loaded = load_encoder(save_encoder(encoder.fit(X), tmp_path / "flops"))
+    assert loaded.get_params() == encoder.get_params()

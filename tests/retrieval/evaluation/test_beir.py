@@ -1,6 +1,7 @@
 """Collections and runs on disk: what is written is read again; what is wrong is named."""
 
 import gzip
+import json
 
 import pytest
 
@@ -78,3 +79,45 @@ def test_real_collections(sparsecode_data, name, n_documents, n_queries, n_judge
     assert len(found.documents) == n_documents
     assert len(found.queries) == n_queries == len(found.qrels)
     assert sum(map(len, found.qrels.values())) == n_judged
+
+
+def test_grades_and_headers_of_others_are_read(tmp_path):
+    path = tmp_path / "test.tsv"
+    path.write_text("query\tdocument\trelevance\nq1\ta\t1.0\nq1\tb\t0\n\nq2\tc\t-1\n")
+    assert beir.read_qrels(path) == {"q1": {"a": 1, "b": 0}, "q2": {"c": -1}}
+    path.write_text("q1\ta\t1\n")
+    assert beir.read_qrels(path) == {"q1": {"a": 1}}
+    path.write_text("q1\ta\t1\n\n\nq1\tb\thigh\n")
+    with pytest.raises(ValueError, match="in line 4"):
+        beir.read_qrels(path)
+    path.write_text("q1\ta\t1\nq1\tb\t1.5\n")
+    with pytest.raises(ValueError, match="an integer grade"):
+        beir.read_qrels(path)
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"_id": 1}).encode())
+    assert [row for row, _ in beir.json_lines(path)] == [{"_id": 1}]
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ValueError, match=r"a.jsonl` must be text in UTF-8"):
+        list(beir.json_lines(path))
+    packed = gzip.compress(b'{"_id": 1}\n' * 5000)
+    for raw in (packed[:-20], packed[:-8] + b"\0" * 8, b"no gzip at all"):
+        (tmp_path / "b.jsonl.gz").write_bytes(raw)
+        with pytest.raises(ValueError, match=r"must be a whole .gz file; it is cut or damaged"):
+            list(beir.json_lines(tmp_path / "b.jsonl"))
+    for folder in (tmp_path / "none",):
+        folder.mkdir()
+        (folder / "corpus.jsonl").write_text('{"_id": null, "text": "a"}\n')
+        (folder / "queries.jsonl").write_text("")
+        with pytest.raises(ValueError, match="must have `_id`"):
+            beir.read(folder, None)
+
+
+def test_runs_have_finite_scores(tmp_path):
+    (tmp_path / "run").write_text("q1 Q0 a 1 nan x\n")
+    with pytest.raises(ValueError, match=r"must have lines `query Q0 .* in line 1"):
+        trec.read_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="`run` must have finite scores; got NaN"):
+        trec.write_run(tmp_path / "run", {"q1": {"a": float("inf")}})

@@ -57,3 +57,12 @@ def test_wrong_arguments_are_refused():
         evaluate(RUN, QRELS, ["nonsense@3"])
     with pytest.raises(ValueError, match=r"`qrels` must have a query with a relevant document"):
         evaluate(RUN, {"q": {"a": 0}})
+
+
+def test_what_cannot_be_measured_is_refused():
+    with pytest.raises(ValueError, match="`measures` must hold at least one name"):
+        evaluate(RUN, QRELS, [])
+    with pytest.raises(TypeError, match="`run` must have ids that are strings; got 1"):
+        evaluate({"q1": {1: 2.0}}, QRELS)
+    with pytest.raises(TypeError, match="`qrels` must have ids that are strings; got 7"):
+        evaluate(RUN, {7: {"a": 1}})
