@@ -14,6 +14,7 @@ from retrieval.evaluation import trec as trec
 from retrieval.index import AbstractIndex as AbstractIndex
 from retrieval.index import ExactIndex as ExactIndex
 from retrieval.index import MilvusIndex as MilvusIndex
+from retrieval.index import PgvectorIndex as PgvectorIndex
 from retrieval.index import Pruning as Pruning
 from retrieval.index import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index import QdrantIndex as QdrantIndex

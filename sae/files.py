@@ -1,7 +1,6 @@
-"""Autoencoders on disk: ``config.json`` and ``weights.safetensors`` in one folder."""
+"""Autoencoders on disk: ``config.json`` and ``weights-<digest>.safetensors`` in one folder."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from sae.compat.weights import read_safetensors
 from sae.manifest import CONFIG, FORMAT, FORMAT_VERSION, Manifest
 from sae.remote import located, located_many
 from sparsecode import io
-
-WEIGHTS = "weights.safetensors"
 
 
 def save(
@@ -45,29 +42,19 @@ def save(
             "Add its class to sae.autoencoders.AUTOENCODERS."
         )
     folder = Path(folder)
-    _refuse_foreign(folder)
-    # The weights carry their digest in their name, so that a crash between the two files leaves the
-    # old pair whole; the file that is no longer named is removed last.
-    stale = set(folder.glob("weights-*.safetensors")) if folder.is_dir() else set()
-    temporary = folder / WEIGHTS.replace(".", "-new.")
-    digest = io.save_tensors(temporary, model.state_dict())
-    weights = folder / f"weights-{digest[:16]}.safetensors"
-    temporary.replace(weights)
-    io.write_json(
-        folder / CONFIG,
+    io.refuse_foreign(folder, FORMAT, "an autoencoder")
+    io.write_model(
+        folder,
         {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "architecture": names[type(model)],
             "config": model.config(),
             "dtype": str(model.b_dec.dtype).removeprefix("torch."),
-            "weights": {"file": weights.name, "sha256": digest},
             "metadata": {**model.metadata, **(metadata or {})},
         },
+        model.state_dict(),
     )
-    for old in stale - {weights}:
-        if re.fullmatch(r"weights-[0-9a-f]{16}\.safetensors", old.name):
-            old.unlink(missing_ok=True)
     return folder
 
 
@@ -206,18 +193,3 @@ def _load_ours(folder: Path) -> AbstractAutoencoder:
     """Return the autoencoder that `save` wrote, in its dtype."""
     found = Manifest.of(folder)
     return found.made(io.load_tensors(found.file, sha256=found.sha256))
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to write over a config.json that is not ours."""
-    if not (folder / CONFIG).exists():
-        return
-    try:
-        ours = json.loads((folder / CONFIG).read_text()).get("format") == FORMAT
-    except (ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise FileExistsError(
-            f"`{folder}` must be empty or hold an autoencoder of ours; it holds another {CONFIG}. "
-            "Choose another folder."
-        )

@@ -6,6 +6,7 @@ from retrieval.index.exact import ExactIndex as ExactIndex
 from retrieval.index.milvus import MilvusIndex as MilvusIndex
 from retrieval.index.opening import INDEXES as INDEXES
 from retrieval.index.opening import open_index as open_index
+from retrieval.index.pgvector import PgvectorIndex as PgvectorIndex
 from retrieval.index.pruning import Pruning as Pruning
 from retrieval.index.qdrant import QdrantIndex as QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex as QdrantEdgeIndex

@@ -175,7 +175,7 @@ class AbstractEngineIndex(AbstractIndex):
 
     def _add(self, rows: scipy.sparse.csr_matrix, ids: np.ndarray) -> None:
         matrix: Any = rows
-        self.limits.check_documents(matrix)
+        self.limits.check_rows("documents", matrix)
         known = decode_ids(ids)
         numbers = list(range(self._next_number, self._next_number + len(known)))
         held = np.flatnonzero(np.diff(matrix.indptr))
@@ -209,7 +209,7 @@ class AbstractEngineIndex(AbstractIndex):
         rows: Any = queries
         self._check_options(options)
         self._drop_orphans()
-        self.limits.check_weights("queries", rows)
+        self.limits.check_rows("queries", rows)
         self.limits.check_k(k)
         numbers = None
         if allowed is not None:

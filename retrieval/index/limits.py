@@ -17,7 +17,7 @@ class Limits:
     """Most dimensions."""
 
     n_active: int | None = None
-    """Most entries of a document."""
+    """Most entries of a document or a query."""
 
     k: int | None = None
     """Most results of a query."""
@@ -40,8 +40,8 @@ class Limits:
                 f"`k` must be at most {self.k} for {self.name}; got {k}. Use ExactIndex."
             )
 
-    def check_weights(self, name: str, rows: Any) -> None:
-        """Refuse weights below 0 where the engine would rank them wrongly."""
+    def check_rows(self, name: str, rows: Any) -> None:
+        """Refuse documents or queries that the engine cannot hold, or would rank wrongly."""
         below = np.flatnonzero(rows.data < 0)
         if len(below) and not self.negative:
             row = int(np.searchsorted(rows.indptr, below[0], side="right")) - 1
@@ -49,13 +49,9 @@ class Limits:
                 f"`{name}` must not have values below 0 for {self.name}; "
                 f"got {rows.data[below[0]]} in row {row}. Use ExactIndex."
             )
-
-    def check_documents(self, rows: Any) -> None:
-        """Refuse documents that the engine cannot hold."""
-        self.check_weights("documents", rows)
         counts, most = np.diff(rows.indptr), self.n_active
         if most is not None and counts.max(initial=0) > most:
             raise ValueError(
-                f"`documents` must have at most {most} entries each for {self.name}; "
+                f"`{name}` must have at most {most} entries each for {self.name}; "
                 f"got {counts.max()} in row {counts.argmax()}. Use prune=Pruning(k={most})."
             )

@@ -14,10 +14,10 @@ def test_what_is_within_the_limits_passes():
     rows = random_rows(4, 40, 8, seed=0)
     LIMITS.check_width(40)
     LIMITS.check_k(5)
-    LIMITS.check_documents(rows)
-    LIMITS.check_documents(scipy.sparse.csr_matrix((0, 40)))
-    LIMITS.check_weights("queries", -0.0 * rows)
-    Limits(name="Boundless").check_documents(-rows)
+    LIMITS.check_rows("documents", rows)
+    LIMITS.check_rows("documents", scipy.sparse.csr_matrix((0, 40)))
+    LIMITS.check_rows("queries", -0.0 * rows)
+    Limits(name="Boundless").check_rows("documents", -rows)
 
 
 def test_each_limit_has_its_sentence():
@@ -30,9 +30,9 @@ def test_each_limit_has_its_sentence():
         ValueError,
         match=r"at most 8 entries each for Engine; got 9 in row 0. Use prune=Pruning\(k=8\)",
     ):
-        LIMITS.check_documents(rows)
+        LIMITS.check_rows("documents", rows)
     rows.data[np.array([20, 30])] = -0.5
     with pytest.raises(
         ValueError, match=r"`queries` must not have values below 0 for Engine; got -0.5 in row 2"
     ):
-        LIMITS.check_weights("queries", rows)
+        LIMITS.check_rows("queries", rows)
