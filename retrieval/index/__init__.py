@@ -9,3 +9,4 @@ from retrieval.index.pruning import Pruning as Pruning
 from retrieval.index.qdrant import QdrantIndex as QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index.results import SearchResults as SearchResults
+from retrieval.index.sharded import ShardedIndex as ShardedIndex

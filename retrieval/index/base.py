@@ -210,13 +210,13 @@ class KeepsDocuments(ABC):
 
 def check_rows(name: str, matrix: Any, width: int) -> scipy.sparse.csr_matrix:
     """Return rows as a canonical CSR matrix of finite float32 without zeros."""
-    if type(matrix) is not scipy.sparse.csr_matrix:
-        matrix = _scipy_matrix(name, matrix)
-    if matrix.ndim != 2 or matrix.shape[1] != width:
+    is_csr = type(matrix) is scipy.sparse.csr_matrix
+    known: Any = matrix if is_csr else _scipy_matrix(name, matrix)
+    if known.ndim != 2 or known.shape[1] != width:
         raise ValueError(
-            f"`{name}` must have shape (any, n_features) = (any, {width}); got {matrix.shape}."
+            f"`{name}` must have shape (any, n_features) = (any, {width}); got {known.shape}."
         )
-    rows = _float32_rows(name, matrix)
+    rows = _float32_rows(name, known)
     if len(rows.indices):
         ascend = _ascend(rows)
         one = ascend and rows.shape[0] == 1

@@ -56,7 +56,7 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
     [[('a', 3.0), ('c', 2.0)]]
     """
 
-    engine = "exact"
+    engine = storage.ENGINE
 
     def __init__(
         self,

@@ -7,12 +7,14 @@ from retrieval.index.base import AbstractIndex
 from retrieval.index.exact import ExactIndex
 from retrieval.index.qdrant import QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex
+from retrieval.index.sharded import ShardedIndex
 from retrieval.index.storage import MANIFEST
 from sparsecode import io
 from sparsecode._checks import near_matches
 
 INDEXES: dict[str, Any] = {
     "exact": ExactIndex,
+    "sharded": ShardedIndex,
     "qdrant_edge": QdrantEdgeIndex,
     "qdrant": QdrantIndex,
 }

@@ -39,7 +39,7 @@ from retrieval.index.segments import Segment
 from sparsecode import io
 from sparsecode.ops.scoring import Postings
 
-MANIFEST = "index.json"
+MANIFEST, ENGINE = "index.json", "exact"
 VERSION = 1
 PARTS = ("ids", "values", "documents", "offsets", "peaks", "scales", "alive")
 CHUNK, SMALL = 2**22, 2**12
@@ -123,6 +123,11 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an exact index."""
     manifest = io.read_json(folder / MANIFEST)
+    if manifest.get("engine") != ENGINE:
+        raise ValueError(
+            f"`{folder / MANIFEST}` must be of engine {ENGINE!r}; got {manifest.get('engine')!r}. "
+            "Open it with open_index, or choose another folder."
+        )
     if manifest.get("version") != VERSION:
         raise ValueError(
             f"`{folder / MANIFEST}` must have version {VERSION}; got {manifest.get('version')!r}. "
@@ -138,7 +143,10 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / MANIFEST).exists():
-        leftovers = all(file.name.endswith((".npy", ".tmp")) for file in folder.iterdir())
+        leftovers = all(
+            file.name.endswith((".npy", ".tmp")) or file.name.startswith("shard-")
+            for file in folder.iterdir()
+        )
         if not leftovers:  # of a first write that was killed
             raise ValueError(
                 f"`path` must be a new or empty folder; `{folder}` has other files. Choose another."

@@ -70,8 +70,14 @@ class Postings:
     def lists(self) -> Lists:
         """The same as NumPy arrays, on the CPU, with what makes further searches fast."""
         scales = None if self.scales is None else self.scales.numpy()
-        arrays = [t.numpy() for t in (self.values, self.documents, self.offsets, self.peaks)]
-        return Lists(*arrays, self.n_documents, scales)
+        return Lists(
+            values=self.values.numpy(),
+            documents=self.documents.numpy(),
+            offsets=self.offsets.numpy(),
+            peaks=self.peaks.numpy(),
+            n_documents=self.n_documents,
+            scales=scales,
+        )
 
     @classmethod
     def from_codes(cls, codes: SparseCodes, dtype: str = "float32") -> "Postings":
