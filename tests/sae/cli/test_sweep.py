@@ -10,7 +10,8 @@ import sae
 from sae.cache import Cache
 from sae.cli.app import app
 
-SETTINGS = [
+SETTINGS = ["--latents", "24", "-k", "3,4", "--steps", "8", "--batch-size", "64"]
+SETTINGS += ["--hookpoints", "encoder.layer.1"]
     "--latents",
     "24",
     "-k",
