@@ -12,17 +12,6 @@ from sae.cli.app import app
 
 SETTINGS = ["--latents", "24", "-k", "3,4", "--steps", "8", "--batch-size", "64"]
 SETTINGS += ["--hookpoints", "encoder.layer.1"]
-    "--latents",
-    "24",
-    "-k",
-    "3,4",
-    "--steps",
-    "8",
-    "--batch-size",
-    "64",
-    "--hookpoints",
-    "encoder.layer.1",
-]
 
 
 @pytest.fixture
