@@ -42,11 +42,12 @@ from retrieval.index.segments import Segment
 from sparsecode import io
 from sparsecode.ops.scoring import Postings
 
-MANIFEST = "index.json"
+MANIFEST, ENGINE = "index.json", "exact"
 VERSION = 1
 PARTS = ("ids", "values", "documents", "offsets", "peaks", "scales", "alive")
 CHUNK, SMALL = 2**22, 2**12
-OWN = re.compile(r"s\d{6,}\.(ids|values|documents|offsets|peaks|scales|alive-\d+)\.npy")
+OWN = re.compile(r"s\d{6,}\.(ids|values|documents|offsets|peaks|scales|alive(-\d+)?)\.npy")
+SHARD = re.compile(r"shard-\d+-\d{3,}")
 UNFINISHED = re.compile(rf"\.({OWN.pattern}|index\.json)\.[^.]+\.tmp")
 
 
@@ -133,6 +134,11 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an exact index."""
     manifest = io.read_json(folder / MANIFEST)
+    if manifest.get("engine") != ENGINE:
+        raise ValueError(
+            f"`{folder / MANIFEST}` must be of engine {ENGINE!r}; got {manifest.get('engine')!r}. "
+            "Open it with open_index, or choose another folder."
+        )
     if manifest.get("version") != VERSION:
         raise ValueError(
             f"`{folder / MANIFEST}` must have version {VERSION}; got {manifest.get('version')!r}. "
@@ -148,8 +154,7 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / MANIFEST).exists():
-        names = [file.name for file in folder.iterdir()]
-        if not all(OWN.fullmatch(name) or UNFINISHED.fullmatch(name) for name in names):
+        if not all(_is_leftover(file) for file in folder.iterdir()):
             raise ValueError(
                 f"`path` must be a new or empty folder; `{folder}` has other files. Choose another."
             )
@@ -160,6 +165,14 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
             f"`path` must be a new or empty folder; `{folder}` has an index. "
             "Open it with open_index, choose another, or use overwrite=True."
         )
+
+
+def _is_leftover(file: Path) -> bool:
+    """Return whether a file, or a shard, is what a first write leaves that was killed."""
+    if SHARD.fullmatch(file.name) and file.is_dir():
+        parts = [part for part in file.iterdir() if part.name not in (MANIFEST, "engine")]
+        return all(_is_leftover(part) for part in parts)
+    return bool(OWN.fullmatch(file.name) or UNFINISHED.fullmatch(file.name))
 
 
 def check_is_index(folder: Path) -> dict[str, Any]:

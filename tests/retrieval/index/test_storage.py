@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval import ExactIndex, QdrantEdgeIndex, open_index
+from retrieval import ExactIndex, QdrantEdgeIndex, ShardedIndex, open_index
 from retrieval.index import storage
 from retrieval.testing import random_rows
 from sparsecode import io
@@ -68,7 +68,9 @@ def test_an_engine_replaces_an_index_and_nothing_else(tmp_path):
         index.save(folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
     assert names(tmp_path) == ["index"]
-    with pytest.raises(ValueError, match=r"index of 'exact' to be replaced.*one of 'qdrant_edge'"):
+    with pytest.raises(
+        ValueError, match=r"index.json` must be of engine 'exact'; got 'qdrant_edge'"
+    ):
         ExactIndex(30).add(ROWS).save(folder, overwrite=True)
 
 
@@ -89,4 +91,22 @@ def test_a_manifest_of_an_engine_names_no_files_elsewhere(tmp_path, name):
     manifest["files"][name] = "0" * 64
     io.write_json(tmp_path / "index" / storage.MANIFEST, manifest)
     with pytest.raises(io.CorruptFileError, match="must name files below engine/"):
+        open_index(tmp_path / "index")
+
+
+def test_folders_that_are_called_like_shards_stay(tmp_path):
+    mine = tmp_path / "shard-1-000"
+    mine.mkdir()
+    (mine / "train.parquet").write_text("mine")
+    with pytest.raises(ValueError, match="`path` must be a new or empty folder"):
+        ShardedIndex.create(tmp_path, 30, 2)
+    assert (mine / "train.parquet").exists()
+
+
+def test_a_manifest_names_no_shards_elsewhere(tmp_path):
+    ShardedIndex.create(tmp_path / "index", 30, 2).add(ROWS)
+    manifest = io.read_json(tmp_path / "index" / storage.MANIFEST)
+    manifest["shards"][1] = "../index/shard-1-001"
+    io.write_json(tmp_path / "index" / storage.MANIFEST, manifest)
+    with pytest.raises(io.CorruptFileError, match="must name shards in its folder"):
         open_index(tmp_path / "index")
