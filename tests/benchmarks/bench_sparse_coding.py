@@ -139,7 +139,7 @@ def _other_omp(X: np.ndarray, dictionary: np.ndarray) -> dict[str, Callable[[], 
 def _peer_row(case: str, name: str, ours: tuple, theirs: tuple) -> dict:
     (wall, cpu, reached), (their_wall, their_cpu, best) = ours, theirs
     row = {"case": case, "name": name, "objective": reached, "peer": best}
-    if best > reached * (1 + TOLERANCE):  # as SPAMS in float32 at times, which then stops early
+    if best > reached * (1 + TOLERANCE):  # as in float32 that of SPAMS, where it returns zeros
         return row | {"status": "WRONG: theirs is higher"}
     row |= {"ms": wall * 1e3, "cpu_ms": cpu * 1e3, "peer_ms": their_wall * 1e3}
     ratio = max(their_wall / wall, their_cpu / cpu)
