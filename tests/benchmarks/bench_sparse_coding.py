@@ -183,7 +183,8 @@ def _learning(X: np.ndarray, test: np.ndarray, device: str, smoke: bool) -> list
             lambda: DictionaryLearning(
                 n_atoms,
                 penalty=L1(alpha),
-                solver=CoordinateDescent(tol=0.2),  # rough codes do while atoms are rough
+                # Rough codes do while atoms are rough.
+                solver=CoordinateDescent(tol=0.2, max_iter=12),
                 batch_size=384,
                 max_epochs=1,
                 tol=0.0,
