@@ -20,6 +20,7 @@ from retrieval.index import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index import QdrantIndex as QdrantIndex
 from retrieval.index import SearchResults as SearchResults
 from retrieval.index import SeismicIndex as SeismicIndex
+from retrieval.index import ShardedIndex as ShardedIndex
 from retrieval.index import open_index as open_index
 from retrieval.searcher import Explanation as Explanation
 from retrieval.searcher import Searcher as Searcher

@@ -12,3 +12,4 @@ from retrieval.index.qdrant import QdrantIndex as QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index.results import SearchResults as SearchResults
 from retrieval.index.seismic import SeismicIndex as SeismicIndex
+from retrieval.index.sharded import ShardedIndex as ShardedIndex

@@ -108,9 +108,7 @@ class AbstractEngineIndex(AbstractIndex):
             }
             io.write_json(beside / storage.MANIFEST, {**self._state(), "files": files})
             beside.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            beside.rename(folder)
+            storage.replace_index(folder, beside, others=["engine"])
         finally:
             if beside.exists():
                 shutil.rmtree(beside)
@@ -135,6 +133,11 @@ class AbstractEngineIndex(AbstractIndex):
         folder = Path(path)
         state = io.read_json(folder / storage.MANIFEST)
         for name, digest in state["files"].items():
+            if Path(name).parts[:1] != ("engine",) or ".." in Path(name).parts:
+                raise io.CorruptFileError(
+                    f"`{folder / storage.MANIFEST}` must name files below engine/; got {name!r}. "
+                    "Restore the index from a copy or make it again."
+                )
             if not (folder / name).is_file() or (
                 verify and storage.sha256_of(folder / name) != digest
             ):

@@ -86,14 +86,26 @@ class SearchResults:
 def from_lists(
     found: Sequence[Sequence[tuple[Any, float]]], k: int, *, text_ids: bool
 ) -> SearchResults:
-    """Return results from pairs of id and score in any order: sorted, cut to k and filled up."""
+    """Return results from pairs of id and score in any order: sorted, cut to k and filled up.
+
+    Raises
+    ------
+    ValueError
+        If a score is not finite in float32.
+    """
     ids: np.ndarray = np.full(
         (len(found), k), None if text_ids else -1, object if text_ids else int
     )
     scores = np.full((len(found), k), -np.inf, np.float32)
     for query, pairs in enumerate(found):
-        best = sorted(((np.float32(score), one) for one, score in pairs), key=_order)[:k]
-        for place, (score, one) in enumerate(best):
+        with np.errstate(over="ignore"):  # said below
+            best = sorted(((np.float32(score), one) for one, score in pairs), key=_order)
+        for score, one in best:
+            if not np.isfinite(score):
+                raise ValueError(
+                    f"Scores must be finite; got {score} for document {one!r} of query {query}."
+                )
+        for place, (score, one) in enumerate(best[:k]):
             ids[query, place], scores[query, place] = one, score
     return SearchResults(ids, scores)
 

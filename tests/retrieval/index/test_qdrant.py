@@ -134,3 +134,13 @@ def test_a_collection_that_is_there_is_refused():
         second.add(random_rows(3, 40, 5, seed=0))
     assert len(second) == 0
     assert second.id_kind is None
+
+
+def test_a_remote_collection_that_changed_is_refused(tmp_path):
+    index = QdrantIndex(40).add(random_rows(3, 40, 5, seed=0))
+    index.location = "http://localhost:1"  # as if the collection were at a server
+    index._dump(tmp_path)
+    index._load(tmp_path)
+    index._client.delete_collection("sparsecode")
+    with pytest.raises(ValueError, match=r"must have the 3 rows of when .* has 0"):
+        index._load(tmp_path)
