@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
-import torch
 
 from retrieval.index import storage
 from retrieval.index.base import AbstractIndex, KeepsDocuments
@@ -20,7 +19,7 @@ from retrieval.index.segments import MOST_DOCUMENTS, Segment, merged, n_to_merge
 from retrieval.index.storage import StoredSegment
 from sparsecode import io
 from sparsecode._checks import check_choice, check_int
-from sparsecode.ops.scoring import Queries, score_rows, score_topk_arrays
+from sparsecode.ops.scoring import Queries, score_candidates, score_topk_arrays
 from sparsecode.ops.scoring.postings import DTYPES
 
 
@@ -272,14 +271,15 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         n_candidates: int | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         codes = Queries.from_canonical(queries)
+        heaviest = codes if first_terms is None else codes.heaviest(first_terms)
         all_ids, all_scores = [], []
         for segment, allowed in segments:
             if first_terms is None or n_candidates is None:
                 scores, rows = score_topk_arrays(codes, segment.postings, k, allowed)
             else:
-                heaviest = Queries.from_canonical(Pruning(k=first_terms).apply(queries))
-                _, rows = score_topk_arrays(heaviest, segment.postings, n_candidates, allowed)
-                scores = score_rows(codes, segment.postings, torch.from_numpy(rows)).numpy()
+                scores, rows = score_candidates(
+                    codes, heaviest, segment.postings, n_candidates, allowed
+                )
             all_scores.append(scores)
             all_ids.append(segment.ids.take(rows, mode="clip"))
         if not all_ids:
@@ -287,6 +287,8 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
             return self._named(np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32))
         if len(all_ids) == 1 and first_terms is None:
             return self._named(all_ids[0], all_scores[0])
+        all_ids.append(np.zeros((len(codes), k), all_ids[0].dtype))  # there are k places
+        all_scores.append(np.full((len(codes), k), -np.inf, np.float32))
         ids, scores = np.concatenate(all_ids, 1), np.concatenate(all_scores, 1)
         order = np.lexsort((ids, -scores), axis=1)[:, :k]
         ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)

@@ -9,7 +9,7 @@ float64, in the order that the reference has.
 import numpy as np
 from torch import Tensor
 
-from sparsecode.ops.scoring.lists import SMALL, Lists, csc_matvec
+from sparsecode.ops.scoring.lists import SMALL, Lists, Plan, csc_matvec
 from sparsecode.ops.scoring.postings import Postings
 from sparsecode.ops.scoring.queries import Queries
 
@@ -43,6 +43,29 @@ def score_topk(
         with np.errstate(over="ignore", invalid="ignore"):  # a score beyond float32 is infinite
             search(queries, lists, blocked, scores, rows)
     return scores, rows
+
+
+def candidates(
+    queries: Queries, postings: Postings, n: int, mask: np.ndarray | None
+) -> list[np.ndarray]:
+    """Return for each query about n ascending rows, from n to 2 n if there are so many matches.
+
+    Their scores are the largest positive ones but for the rounding of float32.
+    """
+    lists, blocked = postings.lists, None if mask is None else ~mask
+    total = np.empty(lists.n_documents, np.float32)
+    plan = lists.plan(queries, np.float32) if lists.in_one_call else None
+    found = []
+    for query in range(len(queries)):
+        _first_pass(queries, query, lists, plan, total)
+        if blocked is not None:
+            np.putmask(total, blocked, 0)
+        least = max(_lower_bound(total, n), np.finfo(np.float32).tiny)
+        near = (total >= least).nonzero()[0]
+        if len(near) > 2 * n:  # many are equal
+            near = np.sort(near[np.argpartition(-total[near], n)[:n]])
+        found.append(near)
+    return found
 
 
 def score_rows(queries: Queries, postings: Postings, rows: Tensor) -> np.ndarray:
@@ -134,16 +157,25 @@ def _large(
         values, dims = queries[query]
         if not len(dims):
             continue
-        total.fill(0)
-        if plan is not None:
-            lists.add_all(plan, query, total)
-        else:
-            lists.add(values, dims, total)
+        _first_pass(queries, query, lists, plan, total)
         near = _near_the_top(values, dims, lists, k, blocked, total)
         exact = lists.exact(values, dims, near)
         order = np.argsort(-exact, kind="stable")[:k]  # near ascends: ties go to the lower row
         order = order[exact[order] > -np.inf]
         scores[query, : len(order)], rows[query, : len(order)] = exact[order], near[order]
+
+
+def _first_pass(
+    queries: Queries, query: int, lists: Lists, plan: Plan | None, total: np.ndarray
+) -> None:
+    """Write the scores of all documents, rounded."""
+    total.fill(0)
+    if plan is not None:
+        lists.add_all(plan, query, total)
+    else:
+        lists.add(*queries[query], total)
+    if lists.scales is not None:
+        total *= lists.scales
 
 
 def _near_the_top(
@@ -155,8 +187,6 @@ def _near_the_top(
     total: np.ndarray,
 ) -> np.ndarray:
     """Return ascending rows that hold the first k whatever the rounding of the first pass did."""
-    if lists.scales is not None:
-        total *= lists.scales
     if blocked is not None:
         np.putmask(total, blocked, -np.inf)
     bound = float(np.abs(values.astype(np.float64)) @ lists.peaks[dims].astype(np.float64))

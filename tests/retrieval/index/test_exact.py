@@ -99,24 +99,43 @@ def test_indices_out_of_range_are_refused():
         ExactIndex(4).add(rows)
 
 
-def test_two_phase_search_scores_exactly_and_its_recall_is_measured():
+@pytest.mark.parametrize("values", ["float32", "uint8"])
+@pytest.mark.parametrize("most", [2**18, 1000], ids=["one segment", "segments"])
+def test_two_phase_search_scores_exactly_and_its_recall_is_measured(values, most, monkeypatch):
+    monkeypatch.setattr(segments, "MOST_DOCUMENTS", most)
     documents, queries = random_rows(3000, WIDTH, 12, seed=0), random_rows(20, WIDTH, 12, seed=1)
-    index = ExactIndex(WIDTH).add(documents)
+    index = ExactIndex(WIDTH, values=values).add(documents)
     options = {"first_terms": 4, "n_candidates": 100}
     found, exact = index.search(queries, 10, **options), index.search(queries, 10)
     known = [dict(pairs) for pairs in index.search(queries, 3000).lists()]
     for pairs, scores in zip(found.lists(), known, strict=True):
         assert [scores[one] for one, _ in pairs] == [score for _, score in pairs]
+        assert len(pairs) == 10
     shared = [len(set(a) & set(b)) for a, b in zip(found.ids, exact.ids, strict=True)]
     assert index.recall(queries, 10, **options) == sum(shared) / 200
     assert 0.5 < sum(shared) / 200 < 1
     assert index.recall(queries, 10, first_terms=12, n_candidates=10) == 1
+    few = index.search(queries, 10, filter=[3, 7], **options)
+    assert few.ids.shape == (20, 10)
+    assert set(few.ids.ravel().tolist()) <= {-1, 3, 7}
     with pytest.raises(
         ValueError, match=r"`first_terms` and `n_candidates` must be given together"
     ):
         index.search(queries, 10, first_terms=4)
     with pytest.raises(ValueError, match=r"`n_candidates` must be an int in \[10"):
         index.search(queries, 10, first_terms=4, n_candidates=9)
+
+
+def test_two_phase_search_of_empty_and_equal_rows():
+    rows = scipy.sparse.csr_matrix([[1.0, 0, 0]] * 500 + [[0, 0, 0]])
+    options = {"first_terms": 1, "n_candidates": 5}
+    index = ExactIndex(3).add(rows)
+    empty = scipy.sparse.csr_matrix((2, 3), dtype=np.float32)
+    assert index.search(empty, 2, **options).lists() == [[], []]
+    assert index.search(empty[:0], 2, **options).ids.shape == (0, 2)
+    found = index.search(rows[:1], 5, **options)
+    assert found.n_found.tolist() == [5]
+    assert set(found.scores[0]) == {1.0}
 
 
 def test_pruning_at_index_and_at_query_time(tmp_path):
