@@ -26,10 +26,19 @@ from sparsecode.ops.scoring.postings import DTYPES
 class ExactIndex(AbstractIndex, KeepsDocuments):
     """Exact search over posting lists, without a server and without further packages.
 
-    Scores are those of ``queries @ documents.T`` for the values held, added in float64. `search`
-    has the options ``first_terms`` and ``n_candidates``: with both, only the ``first_terms``
-    largest entries of a query find ``n_candidates`` documents, which are scored with all of them
-    (two-phase search); scores are exact, but results may be missing. `recall` measures that.
+    Scores are those of ``queries @ documents.T`` for the values held, added in float64. Several
+    threads may search one index, also while one adds to it: each search sees the index as it was
+    between two changes. Parts of up to 3,145,728 entries also have them as float64 after the first
+    search, at 12 bytes each, which `nbytes` does not count.
+
+    `search` has the options ``first_terms`` and ``n_candidates``: with both, only the
+    ``first_terms`` largest entries of a query find some ``n_candidates`` documents, which are
+    scored with all of them (two-phase search); scores are exact, but results may be missing.
+    `recall` measures that. Exact search reads an entry in about a nanosecond, so this is worth it
+    only where queries are long and a few entries are most of their weight. At 200,000 documents of
+    250 entries and queries of 60, with log-normal weights, 12 terms and 20 candidates take 0.6 of
+    the time at a recall of 0.97; at 105 and 21.5 entries 8 terms take about 0.9 of it at 0.98. With
+    weights that differ little (recall 0.69) exact search is the better choice at these sizes.
 
     Parameters
     ----------
@@ -37,8 +46,9 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         Number of dimensions.
     values : {"float32", "float16", "uint8"}, default="float32"
         How values are held, at 8, 6 or 5 bytes for each entry. float16 has a relative error of at
-        most 2^-11; uint8, for values that are not negative, an absolute one of at most
-        ``max / 510`` with the largest value of the document.
+        most 2^-11, and an absolute one of 2^-25 where that is more; uint8, for values that are not
+        negative, an absolute one of at most ``max / 510`` with the largest value of the document.
+        A score is off by at most the sum of ``|q|`` times these over the dimensions in common.
     path : path or None, default=None
         New or empty folder in which every addition and deletion is, complete, when the call
         returns. None keeps the index in memory; `save` writes it.

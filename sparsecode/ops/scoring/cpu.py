@@ -16,8 +16,10 @@ from sparsecode.ops.scoring.queries import Queries
 BLOCK = 64
 UNIT = 2.0**-24
 LOWEST = np.finfo(np.float32).min
+SHORT = 2**12
+"""Documents up to which operations on all queries at once are faster than one after the other."""
 AT_ONCE = 2**16
-"""Scores of small postings that are held at once, 512 KiB: they stay in the cache of a core."""
+"""Scores of so few documents that are held at once, 512 KiB: they stay in the cache of a core."""
 
 
 def supports(postings: Postings) -> str | None:
@@ -86,7 +88,7 @@ def _small(
 ) -> None:
     """Write scores and rows, from the float64 sums of all documents for a few queries at once."""
     plan = lists.plan(queries, np.float64)
-    step = max(1, AT_ONCE // lists.n_documents)
+    step = AT_ONCE // lists.n_documents if lists.n_documents <= SHORT else 1
     for start in range(0, len(scores), step):
         # A sum that was added to is not -0.0 any more, whatever it comes to.
         total = np.empty((min(step, len(scores) - start), lists.n_documents))
@@ -104,7 +106,7 @@ def _small(
 def _first_of_one(total: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
     """Write the k largest of one line, of those that are not -0.0, ties by ascending place."""
     held, k = total[0].astype(np.float32), scores.shape[1]
-    least = _kth(held, k)
+    least = _lower_bound(held, k)
     if least <= 0:  # among the zeros of documents that share nothing with the query
         held[(total[0] == 0) & np.signbit(total[0])] = -np.inf
         least = max(_kth(held, k), LOWEST)

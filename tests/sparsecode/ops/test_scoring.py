@@ -30,7 +30,7 @@ ids = [f"Q{q}-N{n}-F{f}-k{k}" for q, n, f, k in CASES]
 def path(request, monkeypatch):
     """Take the path of few entries, a few queries at a time, or that of many."""
     monkeypatch.setattr(cpu, "SMALL", 2**40 if request.param == "sums" else -1)
-    monkeypatch.setattr(cpu, "AT_ONCE", 3000)
+    monkeypatch.setattr(cpu, "AT_ONCE", 3 * cpu.SHORT)
     return request.param
 
 
@@ -74,7 +74,7 @@ def test_topk_is_that_of_the_dense_product(path, impl, kind, case):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("n", [300, 5003])
+@pytest.mark.parametrize("n", [300, 4001, 5003])
 def test_the_fast_path_gives_the_bits_of_the_reference(path, dtype, masked, n):
     queries = SparseCodes.from_scipy(sparse(9, 200, seed=2, density=0.1))
     postings = Postings.from_codes(SparseCodes.from_scipy(sparse(n, 200, seed=3)), dtype)
