@@ -3,7 +3,7 @@
 A folder holds ``encoded.json``, written first, with what is encoded and how; and for each part of
 ``rows_per_part`` rows ``part-000000.safetensors`` (``values`` float32, ``indices`` int32, ``crow``
 int64) and ``part-000000.json`` with its ids and the SHA-256 of the other file. A part exists once
-its JSON file does.
+its JSON file does and the other file is what that says; any other is encoded again.
 """
 
 import hashlib
@@ -63,6 +63,7 @@ def write(
     *,
     n_features: int,
     settings: str = "",
+    encoder: str = "",
     rows_per_part: int = 1024,
     progress: Callable[[int], object] | None = None,
 ) -> Encoded:
@@ -79,7 +80,9 @@ def write(
     n_features : int
         Columns of what `encode` returns.
     settings : str, default=""
-        Whatever tells this encoder from others; a folder of other settings is refused.
+        Whatever tells this job from others; a folder of other settings is refused.
+    encoder : str, default=""
+        What changes when the encoder does, such as `digest`; a folder of another one is refused.
     rows_per_part : int, default=1024
     progress : callable or None, default=None
         Called with the number of rows after each part.
@@ -105,18 +108,35 @@ def write(
         "n_features": check_int("n_features", n_features, low=1),
         "rows_per_part": rows_per_part,
         "settings": settings,
+        "encoder": encoder,
         "inputs": _fingerprint(names, inputs),
     }
     with io.only_writer(folder):
         _begin(folder, manifest)
         for number, start in enumerate(range(0, len(names), rows_per_part)):
             own = slice(start, start + rows_per_part)
-            if not _part(folder, number, "json").exists():
+            if not _is_whole(folder, number):
                 rows = check_rows("encoded rows", encode(inputs[own]), n_features)
                 _write_part(folder, number, rows, names[own])
             if progress is not None:
                 progress(len(names[own]))
     return open_encoded(folder)
+
+
+def digest(encoder: str | Path) -> str:
+    """Return what changes when a byte of an encoder's folder does.
+
+    Parameters
+    ----------
+    encoder : path
+        Folder of a saved encoder.
+
+    Returns
+    -------
+    str
+    """
+    files = "".join(f"{name} {one}\n" for name, one in io.digest_of_files(encoder).items())
+    return hashlib.sha256(files.encode(errors="surrogatepass")).hexdigest()
 
 
 def open_encoded(folder: str | Path) -> Encoded:
@@ -143,7 +163,11 @@ def open_encoded(folder: str | Path) -> Encoded:
         )
     n_rows, per_part = manifest["n_rows"], manifest["rows_per_part"]
     n_parts = -(-n_rows // per_part)
-    done = sum(_part(folder, number, "json").exists() for number in range(n_parts))
+    endings = ("json", "safetensors")
+    done = sum(
+        all(_part(folder, number, ending).exists() for ending in endings)
+        for number in range(n_parts)
+    )
     if done < n_parts:
         raise ValueError(
             f"`{folder}` must be complete; it has {done} of {n_parts} parts. "
@@ -157,6 +181,11 @@ def _begin(folder: Path, manifest: dict[str, Any]) -> None:
     if path.exists():
         old = io.read_json(path)
         differ = [key for key in manifest if old.get(key) != manifest[key]]
+        if differ == ["encoder"]:
+            raise ValueError(
+                f"`{folder}` must go on with the encoder that it was begun with; the encoder has "
+                "changed since, and rows of two encoders do not compare. Choose another folder."
+            )
         if differ:
             raise ValueError(
                 f"`{folder}` must be a new folder, or hold the same job; {', '.join(differ)} "
@@ -178,6 +207,16 @@ def _write_part(folder: Path, number: int, rows: Any, ids: list[str]) -> None:
     }
     sha256 = io.save_tensors(_part(folder, number, "safetensors"), tensors)
     io.write_json(_part(folder, number, "json"), {"ids": ids, "sha256": sha256})
+
+
+def _is_whole(folder: Path, number: int) -> bool:
+    """Return whether a part was written, and its rows are still those."""
+    try:
+        record = io.read_json(_part(folder, number, "json"))
+        with _part(folder, number, "safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == record.get("sha256")
+    except (FileNotFoundError, io.CorruptFileError):
+        return False
 
 
 def _read_part(folder: Path, number: int, width: int) -> tuple[list[str], scipy.sparse.csr_matrix]:

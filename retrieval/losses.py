@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparsecode._checks import check_float, check_int, check_shape
+from sparsecode._checks import check_finite, check_float, check_int, check_shape
 from sparsecode.codes import SparseCodes
 from sparsecode.ops.decode import decode
 
@@ -53,7 +53,8 @@ def flops(activations: Tensor, *, threshold: int | None = None) -> Tensor:
         threshold = check_int("threshold", threshold, low=0)
         long = (activations != 0).sum(-1, keepdim=True) > threshold
         activations = torch.where(long, activations, 0.0)
-    return activations.abs().mean(0).square().sum()
+    wide = torch.promote_types(activations.dtype, torch.float32)  # sums overflow in float16
+    return activations.abs().mean(0, dtype=wide).square().sum()
 
 
 def l1(activations: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ def l1(activations: Tensor) -> Tensor:
     """
     if not len(activations):
         return activations.sum()
-    return activations.abs().sum() / len(activations)
+    wide = torch.promote_types(activations.dtype, torch.float32)
+    return activations.abs().sum(dtype=wide) / len(activations)
 
 
 def info_nce(scores: Tensor, positives: Tensor | None = None) -> Tensor:
@@ -108,6 +110,8 @@ def info_nce(scores: Tensor, positives: Tensor | None = None) -> Tensor:
             "`scores` must have shape (n_queries, n_documents) with a document for each query; "
             f"got {tuple(scores.shape)}."
         )
+    if not len(scores):
+        return scores.sum()
     if positives is None:
         positives = torch.arange(len(scores), device=scores.device)
     return functional.cross_entropy(scores, positives)
@@ -218,7 +222,14 @@ def triplet(positive: Tensor, negative: Tensor, *, margin: float = 0.1) -> Tenso
     >>> float(triplet(torch.tensor([1.0]), torch.tensor([[0.5, 1.5]]), margin=0.5))
     0.5
     """
-    if negative.ndim == positive.ndim + 1:
+    if positive.ndim != 1 or negative.ndim not in (1, 2) or len(negative) != len(positive):
+        raise ValueError(
+            "`positive` and `negative` must have shapes (n_queries,) and (n_queries,) or "
+            f"(n_queries, n_negatives); got {tuple(positive.shape)} and {tuple(negative.shape)}."
+        )
+    if not negative.numel():
+        return positive.sum() * 0.0 + negative.sum()
+    if negative.ndim == 2:
         positive = positive.unsqueeze(-1)
     return (margin - positive + negative).relu().mean()
 
@@ -325,6 +336,8 @@ def margin_mse(scores: Tensor, teacher: Tensor) -> Tensor:
     """
     _check_scores(scores, teacher)
     margins = scores[:, :1] - scores[:, 1:]
+    if not margins.numel():
+        return margins.sum()
     return functional.mse_loss(margins, (teacher[:, :1] - teacher[:, 1:]).to(margins.dtype))
 
 
@@ -349,6 +362,8 @@ def kl_divergence(scores: Tensor, teacher: Tensor, *, temperature: float = 1.0) 
     """
     _check_scores(scores, teacher)
     temperature = check_float("temperature", temperature, low=0.0, open_low=True)
+    if not scores.numel():
+        return scores.sum()
     student = (scores / temperature).log_softmax(-1)
     target = (teacher.to(scores.dtype) / temperature).log_softmax(-1)
     divergence = functional.kl_div(student, target, reduction="batchmean", log_target=True)
@@ -384,6 +399,12 @@ def ensemble(scores: list[Tensor], *, scale: float = 30.0) -> Tensor:
         raise ValueError("`scores` must hold those of at least one teacher; got none.")
     total = torch.zeros_like(scores[0])
     for one in scores:
+        if one.shape != total.shape or one.ndim != 2:
+            raise ValueError(
+                "`scores` must all have the same shape (n_queries, n_documents); got "
+                f"{tuple(total.shape)} and {tuple(one.shape)}."
+            )
+        check_finite("scores", one)
         low, high = one.amin(-1, keepdim=True), one.amax(-1, keepdim=True)
         width = torch.where(high > low, high - low, 1.0)
         total = total + (one - low) / width

@@ -12,14 +12,22 @@ import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder, ReconstructsProducts
 from sae.evaluation.reconstruction import measure
+from sae.matrices import (
+    checked_size,
+    checked_tensor,
+    decoded_parts,
+    encoded_parts,
+    fill,
+    predicted_parts,
+)
 from sae.trainer import AutoencoderTask, choose_device
-from sparsecode import SparseCodes
-from sparsecode._checks import check_finite, check_float, check_int, near_matches
+from sparsecode._checks import check_float, check_int, near_matches
 from sparsecode.training import (
     RowSource,
     TrainConfig,
@@ -30,16 +38,21 @@ from sparsecode.training import (
     take_step,
     train,
 )
-from sparsecode.training.array_rows import ArrayRows
+from sparsecode.training.array_rows import ArrayRows, PairedRows
 from sparsecode.training.checkpoint import Checkpoint
 
-SET_BY_ESTIMATOR = ("n_features", "n_latents", "k", "seed")
+SET_BY_ESTIMATOR = ("n_features", "n_targets", "n_latents", "k", "seed")
 RATE_AFTER_THE_END = 0.1  # share of the learning rate in steps of `partial_fit` beyond `max_steps`
 ACCEPTED: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
 SCORED_ROWS = 4096  # decoded at a time
-LARGEST = 1e15  # sums of squares still fit into float32, in which the weights are
-CHUNK_ENTRIES = 1 << 24  # of inputs or pre-activations that are held at a time
-ALIGNED_ROWS = 16  # for fewer rows, matrix products may take another kernel and round differently
+
+
+def _predicts(estimator: Any) -> bool:
+    """Return whether there is a target beside the rows."""
+    module = vars(estimator).get("module_")
+    if module is None:
+        return estimator.architecture == "transcoder"
+    return module.n_targets is not None
 
 
 class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -58,7 +71,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         Latents kept in each row, at most `n_components`. A single component leaves nothing to
         select: `k` has no effect then, nor for an architecture without a `k`.
     architecture : str, default="topk"
-        A key of `sae.AUTOENCODERS`.
+        A key of `sae.AUTOENCODERS`. A "transcoder" predicts `y`, and has `predict`.
     architecture_options : dict or None, default=None
         Further arguments of that architecture, such as ``{"aux_coefficient": 0.0}``.
     max_steps : int, default=1000
@@ -87,7 +100,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     module_ : AbstractAutoencoder
         The autoencoder, with ``W_enc``, ``b_enc``, ``W_dec`` and ``b_dec``; `sae.save` writes it.
     components_ : ndarray of shape (n_components, n_features)
-        The dictionary, one atom a row: a copy of ``module_.W_dec``.
+        The dictionary, one atom a row: a copy of ``module_.W_dec``, as wide as `y` for transcoders.
     n_iter_ : int
         Optimizer steps taken.
     n_features_in_ : int
@@ -127,6 +140,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     module_: AbstractAutoencoder
     n_iter_: int
+    n_features_in_: int
 
     def __init__(
         self,
@@ -163,8 +177,8 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         Parameters
         ----------
         X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
-        y : None
-            Ignored.
+        y : array or Tensor of shape (n_samples,) or (n_samples, n_targets), or None
+            What a transcoder predicts; ignored for other architectures.
 
         Returns
         -------
@@ -177,7 +191,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             If a parameter is out of range, or `X` has no rows, NaN, infinite or far too large
             entries.
         """
-        source = ArrayRows(self._validated(X, reset=True))
+        source = self._rows(X, y, None)
         config, module = self._new_run(source)
         task = AutoencoderTask(module, config, None)
         state, _ = train(task, source, config)
@@ -195,8 +209,8 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         Parameters
         ----------
         X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
-        y : None
-            Ignored.
+        y : array or Tensor of shape (n_samples,) or (n_samples, n_targets), or None
+            What a transcoder predicts; ignored for other architectures.
 
         Returns
         -------
@@ -209,7 +223,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             As in `fit`, and if the number of features is not that of the first call.
         """
         start: Checkpoint | None = vars(self).get("_checkpoint")
-        source = ArrayRows(self._validated(X, reset=start is None))
+        source = self._rows(X, y, None if start is None else self.module_)
         batch_size = check_int("batch_size", self.batch_size, low=1)
         if start is None:
             config, module = self._new_run(source)
@@ -247,14 +261,14 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         checked = self._validated(X, reset=False)
         module, source = self._placed_module(), ArrayRows(checked)
         if self.sparse_output:
-            parts = [codes.to_scipy() for codes in _encoded(module, source)]
+            parts = [codes.to_scipy() for codes in encoded_parts(module, source)]
             return scipy.sparse.vstack(parts, format="csr")
         out = source.rows(0, 1).new_empty(source.n_rows, module.n_latents)
-        _fill(out, (codes.to_dense() for codes in _encoded(module, source)))
+        fill(out, (codes.to_dense() for codes in encoded_parts(module, source)))
         return out if isinstance(X, Tensor) else out.numpy()
 
     def inverse_transform(self, X: Any) -> Any:
-        """Return the reconstruction from codes, ``X @ components_ + module_.b_dec``.
+        """Return the reconstruction (of `y` by a transcoder), ``X @ components_ + module_.b_dec``.
 
         Parameters
         ----------
@@ -267,7 +281,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """
         check_is_fitted(self)
         if isinstance(X, Tensor):
-            checked = _checked_tensor(X)
+            checked = checked_tensor(X)
         else:
             checked = check_array(X, input_name="X", **ACCEPTED)
         module = self._placed_module()
@@ -276,24 +290,48 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
                 f"`inverse_transform` is unsupported for {self.architecture!r}, which reconstructs "
                 "products of features. Use module_.decode, which gives matrices."
             )
+        if getattr(module, "skip_connection", False):
+            raise TypeError(
+                "`inverse_transform` is unsupported with a skip connection, which needs the rows "
+                "beside their codes. Use predict."
+            )
         n_rows, width = checked.shape
         if width != module.n_latents:
             raise ValueError(
                 "`X` must hold codes of shape (n_samples, n_components) = "
                 f"(any, {module.n_latents}); got {(n_rows, width)}."
             )
-        out = ArrayRows(checked).rows(0, 1).new_empty(n_rows, module.n_features)
-        _fill(out, _decoded(module, checked))
+        out = ArrayRows(checked).rows(0, 1).new_empty(n_rows, module.b_dec.shape[0])
+        fill(out, decoded_parts(module, checked))
         return out if isinstance(X, Tensor) else out.numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return the explained variance of `X` by its reconstruction; 1 is perfect.
+    @available_if(_predicts)
+    def predict(self, X: Any) -> Any:
+        """Return what a transcoder makes of `X`; other architectures have no such method.
 
         Parameters
         ----------
         X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
-        y : None
-            Ignored.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_targets)
+            Also for a `y` that had one dimension.
+        """
+        check_is_fitted(self)
+        module, source = self._placed_module(), ArrayRows(self._validated(X, reset=False))
+        out = source.rows(0, 1).new_empty(source.n_rows, module.b_dec.shape[0])
+        fill(out, predicted_parts(module, source))
+        return out if isinstance(X, Tensor) else out.numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the explained variance of `X`, or of a transcoder's `y`; 1 is perfect.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+        y : array or Tensor of shape (n_samples,) or (n_samples, n_targets), or None
+            What a transcoder predicts; ignored for other architectures.
 
         Returns
         -------
@@ -302,7 +340,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             not reconstructed exactly.
         """
         check_is_fitted(self)
-        source = ArrayRows(self._validated(X, reset=False))
+        source = self._rows(X, y, self.module_)
         found = measure(self._placed_module(), source, SCORED_ROWS, None, False)
         return found["explained_variance"]
 
@@ -339,26 +377,40 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _validated(self, X: Any, *, reset: bool) -> Any:
         """Return `X` as a floating array, CSR matrix or detached tensor of finite numbers."""
         if isinstance(X, Tensor):
-            tensor: Any = _checked_tensor(X)
+            tensor: Any = checked_tensor(X)
             X = validate_data(self, tensor, reset=reset, skip_check_array=True)
         else:
             X = validate_data(self, X, reset=reset, **ACCEPTED)
-        entries = X.data if scipy.sparse.issparse(X) else X
-        if 0 in entries.shape:  # a sparse matrix of zeros
-            return X
-        largest = max(float(entries.max()), -float(entries.min()))
-        if largest > LARGEST:
+        return checked_size("X", X)
+
+    def _rows(self, X: Any, y: Any, module: AbstractAutoencoder | None) -> RowSource:
+        """Return what to train on, beside its targets if there are any; anew without a module."""
+        rows = ArrayRows(self._validated(X, reset=module is None))
+        if not (self.architecture == "transcoder" if module is None else module.n_targets):
+            return rows
+        if y is None:
             raise ValueError(
-                f"`X` must have entries of at most {LARGEST:g} in size, since weights are in "
-                f"float32; got {largest:g}. Rescale the data."
+                "`y` must hold what a transcoder predicts, shape (n_samples,) or "
+                "(n_samples, n_targets); got None."
             )
-        return X
+        if isinstance(y, Tensor):
+            y = checked_tensor(y[:, None] if y.ndim == 1 else y, "y", "n_targets")
+        else:
+            y = check_array(y, input_name="y", dtype=ACCEPTED["dtype"], ensure_2d=False)
+            y = y[:, None] if y.ndim == 1 else y
+        wanted = y.shape[1] if module is None else module.n_targets
+        if y.shape != (rows.n_rows, wanted):
+            raise ValueError(
+                f"`y` must have shape (n_samples, n_targets) = {(rows.n_rows, wanted)}; "
+                f"got {tuple(y.shape)}."
+            )
+        return PairedRows(rows, ArrayRows(checked_size("y", y)))
 
     def _new_run(self, source: RowSource) -> tuple[TrainConfig, AbstractAutoencoder]:
         """Return the settings and the untrained autoencoder of a new run."""
         sizes = {
             "n_latents": check_int("n_components", self.n_components, low=1),
-            "n_features": source.n_features,
+            "n_features": self.n_features_in_,
             "n_steps": check_int("max_steps", self.max_steps, low=1),
             "batch_size": min(check_int("batch_size", self.batch_size, low=1), source.n_rows),
         }
@@ -367,7 +419,8 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         device = choose_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         normalize: Any = self.normalize
-        module = self._new_module(source.n_features, sizes["n_latents"], seed)
+        n_targets = source.n_features - self.n_features_in_
+        module = self._new_module(self.n_features_in_, n_targets, sizes["n_latents"], seed)
         config = TrainConfig(
             batch_size=sizes["batch_size"],
             n_steps=sizes["n_steps"],
@@ -379,12 +432,13 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         )
         return config, module.to(device).train()
 
-    def _new_module(self, n_features: int, n_latents: int, seed: int) -> AbstractAutoencoder:
-        served = sorted(set(AUTOENCODERS) - {"transcoder"})  # which needs a target beside X
-        if self.architecture not in served:
+    def _new_module(
+        self, n_features: int, n_targets: int, n_latents: int, seed: int
+    ) -> AbstractAutoencoder:
+        if self.architecture not in AUTOENCODERS:
             raise ValueError(
-                f"`architecture` must be one of {', '.join(map(repr, served))}; got "
-                f"{self.architecture!r}.{near_matches(str(self.architecture), served)}"
+                f"`architecture` must be one of {', '.join(map(repr, sorted(AUTOENCODERS)))}; got "
+                f"{self.architecture!r}.{near_matches(str(self.architecture), [*AUTOENCODERS])}"
             )
         make = AUTOENCODERS[self.architecture]
         known = inspect.signature(make).parameters
@@ -402,16 +456,14 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         bounds = {"low": 1, "high": n_latents, "high_name": "n_components"}
         k = 1 if n_latents == 1 else check_int("k", self.k, **bounds)
         sizes = {"n_features": n_features, "n_latents": n_latents, "k": k, "seed": seed}
+        sizes["n_targets"] = n_targets
         return make(**{name: size for name, size in sizes.items() if name in known}, **options)
 
     def _placed_module(self) -> AbstractAutoencoder:
         return self.module_.to(choose_device(self.device))
 
     def _keep(
-        self,
-        task: AutoencoderTask,
-        state: TrainState,
-        config: TrainConfig,
+        self, task: AutoencoderTask, state: TrainState, config: TrainConfig
     ) -> "SparseAutoencoder":
         """Take over what was learned, with all that `partial_fit` needs beside the weights."""
         mine = ("optimizer.", "dead.")
@@ -439,57 +491,8 @@ def _learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * learning_rate_factor(step, n_steps=config.n_steps, **shares)
 
 
-def _parts(source: ArrayRows, batch_size: int) -> Iterator[Tensor]:
+def _parts(source: RowSource, batch_size: int) -> Iterator[Tensor]:
     """Yield all rows in parts of nearly equal size, at most `batch_size`."""
     n_parts = -(-source.n_rows // batch_size)
     for part in range(n_parts):
         yield source.rows(part * source.n_rows // n_parts, (part + 1) * source.n_rows // n_parts)
-
-
-def _spans(n_rows: int, *widths: int) -> Iterator[tuple[int, int]]:
-    """Yield runs of rows of which a dense matrix of any of the widths may be held."""
-    size = max(ALIGNED_ROWS, CHUNK_ENTRIES // max(widths))
-    for start in range(0, n_rows, size):
-        yield start, min(start + size, n_rows)
-
-
-@torch.no_grad()
-def _encoded(module: AbstractAutoencoder, source: ArrayRows) -> Iterator[SparseCodes]:
-    """Yield the codes of runs of rows."""
-    for start, stop in _spans(source.n_rows, module.n_features, module.n_latents):
-        rows = source.rows(start, stop).to(module.b_dec.device)
-        missing = max(0, ALIGNED_ROWS - len(rows))
-        padded = torch.nn.functional.pad(rows, (0, 0, 0, missing))
-        # Contiguous: data frames hold columns together, which would round differently too.
-        yield module.encode(padded.contiguous())[: len(rows)]
-
-
-@torch.no_grad()
-def _decoded(module: AbstractAutoencoder, codes: Any) -> Iterator[Tensor]:
-    """Yield the reconstructions from runs of rows of a dense or CSR matrix of codes."""
-    device = module.b_dec.device
-    for start, stop in _spans(codes.shape[0], module.n_features, module.n_latents):
-        if scipy.sparse.issparse(codes):
-            part = SparseCodes.from_scipy(codes[start:stop], device=device)
-        else:
-            dense = ArrayRows(codes).rows(start, stop).to(device)
-            latents = torch.arange(dense.shape[1], device=device).expand_as(dense)
-            part = SparseCodes(dense, latents, dense.shape[1]).to_ragged()
-        yield module.decode(part)
-
-
-def _fill(out: Tensor, parts: Iterator[Tensor]) -> None:
-    start = 0
-    for part in parts:
-        out[start : start + len(part)] = part
-        start += len(part)
-
-
-def _checked_tensor(X: Tensor) -> Tensor:
-    if X.ndim != 2 or 0 in X.shape or X.is_complex():
-        raise ValueError(
-            "`X` must be a real tensor of shape (n_samples, n_features) with at least one row and "
-            f"feature; got shape {tuple(X.shape)}, dtype {str(X.dtype).removeprefix('torch.')}."
-        )
-    X = X.detach()
-    return check_finite("X", X if X.is_floating_point() else X.float())

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from safetensors.torch import save as _to_safetensors
 from torch import Tensor
 
 CHECKSUM = "checksum"
+CONFIG = "config.json"
+WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 
 
 class CorruptFileError(ValueError):
@@ -178,6 +181,102 @@ def load_tensors(
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise _corrupt(path, f"it is not a complete safetensors file ({error})") from None
     return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def write_model(
+    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write the ``config.json`` and the weights of a model, which replace those that are there.
+
+    The weights carry their digest in their name, so that a crash between the two files leaves the
+    old pair whole; the file that is no longer named is removed last.
+
+    Parameters
+    ----------
+    folder : path
+        Made when missing.
+    config : mapping
+        Ready for JSON; the name and the SHA-256 of the weights are added as ``weights``.
+    tensors : mapping of str to Tensor
+    """
+    folder = Path(folder)
+    stale = set(folder.glob("weights-*.safetensors")) if folder.is_dir() else set()
+    temporary = folder / "weights-new.safetensors"
+    digest = save_tensors(temporary, tensors)
+    weights = folder / f"weights-{digest[:16]}.safetensors"
+    temporary.replace(weights)
+    write_json(folder / CONFIG, {**config, "weights": {"file": weights.name, "sha256": digest}})
+    for old in stale - {weights}:
+        if WEIGHTS.fullmatch(old.name):
+            old.unlink(missing_ok=True)
+
+
+def weights_file(folder: str | Path, config: Mapping[str, Any]) -> tuple[Path, str]:
+    """Return where the weights of a model are, and their SHA-256.
+
+    Parameters
+    ----------
+    folder : path
+    config : mapping
+        What `write_model` wrote.
+
+    Raises
+    ------
+    CorruptFileError
+        If they are not named as `write_model` names them, in this folder.
+    """
+    stored = config.get("weights")
+    stored = stored if isinstance(stored, dict) else {}
+    name, digest = stored.get("file"), stored.get("sha256")
+    if not isinstance(name, str) or not WEIGHTS.fullmatch(name) or not isinstance(digest, str):
+        raise _corrupt(Path(folder) / CONFIG, "it names no weights of its own folder")
+    return Path(folder) / name, digest
+
+
+def refuse_foreign(folder: str | Path, form: str, what: str) -> None:
+    """Refuse a folder whose ``config.json`` is of something else.
+
+    Parameters
+    ----------
+    folder : path
+    form : str
+        The ``format`` that ours has.
+    what : str
+        What ours holds, as in "an encoder".
+
+    Raises
+    ------
+    FileExistsError
+    """
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return
+    try:
+        ours = json.loads(path.read_text()).get("format") == form
+    except (ValueError, AttributeError, RecursionError):
+        ours = False
+    if not ours:
+        raise FileExistsError(
+            f"`{folder}` must be empty or hold {what} of ours; it holds another {CONFIG}. "
+            "Choose another folder."
+        )
+
+
+def digest_of_files(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder and in those in it, by relative path.
+
+    Parameters
+    ----------
+    folder : path
+    """
+    folder, found = Path(folder), {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+    return found
 
 
 def _locked(folder: Path, made: list[Path]) -> int | None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from retrieval import encoded, export, opensearch
 from retrieval.cli.errors import sentences
-from retrieval.cli.inputs import read_encoder, read_inputs, read_qrels
+from retrieval.cli.inputs import encoder_identity, read_encoder, read_inputs, read_qrels
 from retrieval.evaluation import evaluate as evaluate_run
 from retrieval.evaluation import search_cost, trec
 from retrieval.evaluation.ranking import MEASURES
@@ -78,7 +78,8 @@ def encode(
 ) -> None:
     """Encode documents or queries into sparse rows on disk.
 
-    A call that was interrupted goes on where it stopped when it is made again.
+    A call that was interrupted goes on where it stopped when it is made again, if the encoder is
+    still the same.
     """
     with sentences(debug):
         ids, inputs = read_inputs(data, queries=queries, split=split)
@@ -91,7 +92,8 @@ def encode(
                 ids,
                 out,
                 n_features=first.shape[1],
-                settings=f"{encoder} {'queries' if queries else 'documents'}",
+                settings="queries" if queries else "documents",
+                encoder=encoder_identity(encoder, model),
                 rows_per_part=part_rows,
                 progress=bar.update,
             )

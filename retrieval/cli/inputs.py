@@ -1,12 +1,15 @@
 """What the commands read: BEIR folders, JSONL, npy and parquet files, encoders, judgments."""
 
 import importlib
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retrieval.encoded import digest
 from retrieval.evaluation import beir, trec
 
 ID_KEYS, TEXT_KEYS = ("_id", "id", "docid"), ("text", "contents", "content")
@@ -30,6 +33,16 @@ def read_inputs(path: Path, *, queries: bool, split: str | None) -> tuple[list[s
     """
     if not path.exists():
         raise FileNotFoundError(f"`{path}` must exist; there is no such file or folder.")
+    ids, inputs = _read(path, queries=queries, split=split)
+    if not ids:
+        raise ValueError(f"`{path}` must have at least one row to encode; it has none.")
+    if len(set(ids)) < len(ids):
+        twice = next(one for one, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"`{path}` must have each id once; got {twice!r} several times.")
+    return ids, inputs
+
+
+def _read(path: Path, *, queries: bool, split: str | None) -> tuple[list[str], Any]:
     if path.is_dir():
         if queries:
             found = beir.read(path, split)
@@ -76,6 +89,27 @@ def read_encoder(name: str) -> Any:
         raise ValueError(f"`{module}` must have `{attribute}`; it does not.") from None
     finally:
         sys.path.pop(0)
+
+
+def encoder_identity(name: str, encoder: Any) -> str:
+    """Return what tells an encoder from others: the digest of its folder.
+
+    Of a Python object it is the name and what it prints as, without its address: of most objects
+    that does not tell whether what they have learned is still the same.
+
+    Parameters
+    ----------
+    name : str
+        As of `read_encoder`.
+    encoder : object
+
+    Returns
+    -------
+    str
+    """
+    if Path(name).is_dir():
+        return digest(name)
+    return f"{name} {re.sub(' at 0x[0-9a-f]+', '', repr(encoder))}"
 
 
 def read_qrels(path: Path, split: str) -> dict[str, dict[str, int]]:
@@ -138,8 +172,30 @@ def _parquet(path: Path) -> tuple[list[str], Any]:
             f"`{path}` must have a column of {', '.join(TEXT_KEYS)} or embedding; got {columns}."
         )
     key = next((key for key in ID_KEYS if key in columns), None)
-    rows = range(table.num_rows)
-    ids = [str(one) for one in (rows if key is None else table[key].to_pylist())]
-    if text is not None:
-        return ids, [str(one) for one in table[text].to_pylist()]
-    return ids, _array(np.array(table["embedding"].to_pylist(), np.float32), path)[1]
+    missing = [one for one in (key, text) if one is not None and table[one].null_count]
+    if missing:
+        raise ValueError(f"`{path}` must have no empty cell in {', '.join(missing)}; it has some.")
+    ids = range(table.num_rows) if key is None else table[key].to_pylist()
+    if text is None:
+        return [str(one) for one in ids], _embeddings(table["embedding"], path)
+    texts = [str(one) for one in table[text].to_pylist()]
+    if "title" in columns:
+        pairs = zip(table["title"].to_pylist(), texts, strict=True)
+        texts = [f"{title} {one}" if title else one for title, one in pairs]
+    return [str(one) for one in ids], texts
+
+
+def _embeddings(column: Any, path: Path) -> np.ndarray:
+    """Return a column of equally long lists of numbers as a matrix."""
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute
+    flat = column.combine_chunks().flatten()
+    lengths = set(compute.list_value_length(column).to_pylist())
+    if len(lengths) > 1 or None in lengths or flat.null_count:
+        raise ValueError(
+            f"`{path}` must have embeddings of equal length without gaps; got lengths "
+            f"{', '.join(map(str, sorted(lengths, key=str)[:5]))}."
+        )
+    rows = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return rows.reshape(len(column), -1)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from sparsecode._checks import check_int
+
 
 class AbstractEncoder(ABC):
     """Turn embeddings or texts into sparse rows that are scored by dot products.
@@ -96,14 +98,17 @@ def largest(rows: Any, k: int | None) -> scipy.sparse.csr_matrix:
     Parameters
     ----------
     rows : csr_matrix of shape (N, F)
-    k : int or None
+    k : int >= 1, or None
         None keeps all.
 
     Returns
     -------
     csr_matrix of shape (N, F)
     """
-    if k is None or rows.nnz == 0:
+    if k is None:
+        return rows
+    k = check_int("k", k, low=1)
+    if rows.nnz == 0:
         return rows
     counts = np.diff(rows.indptr)
     row_ids = np.repeat(np.arange(rows.shape[0]), counts)

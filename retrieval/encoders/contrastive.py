@@ -24,8 +24,10 @@ from retrieval.encoders.rows import (
     label_column,
     padded,
     read_embeddings,
+    sampled,
     spans,
     stacked,
+    trained,
 )
 from retrieval.encoders.tied_topk import WIDER, TiedTopK
 from sparsecode._checks import check_finite, check_float, check_int
@@ -39,7 +41,6 @@ from sparsecode.training import (
     learning_rate_factor,
     start_training,
     take_step,
-    train,
 )
 from sparsecode.training.array_rows import ArrayRows
 from sparsecode.training.checkpoint import Checkpoint
@@ -386,7 +387,7 @@ class ContrastiveSparseEncoder(
     def _fit(self, source: RowSource, kind: Kind) -> "ContrastiveSparseEncoder":
         config, settings, module = self._new_run(source, kind)
         task = ContrastiveTask(module, settings, kind)
-        state, _ = train(task, source, config)
+        state = trained(task, source, config)
         return self._keep(task, state, config, settings, source)
 
     def _new_run(
@@ -443,7 +444,7 @@ class ContrastiveSparseEncoder(
         self._checkpoint = Checkpoint(kept, state.numbers(), task.constants, log={})
         self.module_ = task.autoencoder.eval()
         self.n_iter_ = state.step
-        rows = source.rows(0, min(MEASURED_ROWS, source.n_rows))[:, : self.n_features_in_]
+        rows = sampled(source, MEASURED_ROWS, config.seed)[:, : self.n_features_in_]
         wide = min(WIDER * settings.k, self.module_.n_latents)
         parts = [part.values for part in self._encoded(ArrayRows(rows), wide)]
         lengths = torch.cat(parts).square().cumsum(1).sqrt().mean(0)

@@ -1,7 +1,13 @@
-"""Encoders on disk: ``config.json`` and safetensors in one folder; nothing read is executed."""
+"""Encoders on disk: ``config.json`` and safetensors in one folder; nothing read is executed.
 
+Weights, and the folder of a language model, carry their digest in their name: ``config.json``,
+which is written after them, switches from an old encoder to a new one in one step.
+"""
+
+import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +26,8 @@ from sparsecode import io
 from sparsecode._checks import near_matches
 
 FORMAT, FORMAT_VERSION = "sparsecode.retrieval", 1
-CONFIG, MODEL = "config.json", "model"
+CONFIG = io.CONFIG
+MODEL = re.compile(r"model-[0-9a-f]{16}")  # the folder of a language model, by its digest
 ENCODERS: dict[str, type] = {
     "ContrastiveSparseEncoder": ContrastiveSparseEncoder,
     "FlopsEncoder": FlopsEncoder,
@@ -55,29 +62,17 @@ def save_encoder(encoder: AbstractEncoder, folder: str | Path) -> Path:
     if ENCODERS.get(name) is not type(encoder):
         raise TypeError(f"`encoder` must be one of {', '.join(ENCODERS)}; got {name}.")
     folder = Path(folder)
-    _refuse_foreign(folder)
+    io.refuse_foreign(folder, FORMAT, "an encoder")
+    stale = set(folder.glob("model-*")) if folder.is_dir() else set()
     if isinstance(encoder, (ContrastiveSparseEncoder, FlopsEncoder)):
         config, tensors = _of_embeddings(encoder)
     else:
         config, tensors = _of_texts(encoder, folder)
-    stale = set(folder.glob("weights-*.safetensors")) if folder.is_dir() else set()
-    temporary = folder / "weights-new.safetensors"
-    digest = io.save_tensors(temporary, tensors)
-    weights = folder / f"weights-{digest[:16]}.safetensors"
-    temporary.replace(weights)
-    io.write_json(
-        folder / CONFIG,
-        {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "encoder": name,
-            "config": config,
-            "weights": {"file": weights.name, "sha256": digest},
-        },
-    )
-    for old in stale - {weights}:
-        if re.fullmatch(r"weights-[0-9a-f]{16}\.safetensors", old.name):
-            old.unlink(missing_ok=True)
+    kind = {"format": FORMAT, "format_version": FORMAT_VERSION, "encoder": name}
+    io.write_model(folder, {**kind, "config": config}, tensors)
+    for old in stale:  # config.json names another one now
+        if MODEL.fullmatch(old.name) and old.name != config.get("model", {}).get("folder"):
+            shutil.rmtree(old)
     return folder
 
 
@@ -124,14 +119,17 @@ def load_encoder(folder: str | Path) -> Any:
             f"`encoder` must be one of {', '.join(ENCODERS)}; got {kind!r}."
             f"{near_matches(str(kind), list(ENCODERS))}"
         )
-    stored = config["weights"]
-    tensors = io.load_tensors(folder / stored["file"], sha256=stored["sha256"])
-    parameters = config["config"]["parameters"]
-    if kind == "ContrastiveSparseEncoder":
-        return contrastive_encoder(tensors, parameters)
-    if kind == "FlopsEncoder":
-        return _flops_encoder(tensors, parameters, config["config"]["fitted"])
-    encoder = ENCODERS[kind](str(folder / MODEL), **parameters)
+    weights, digest = io.weights_file(folder, config)
+    tensors = io.load_tensors(weights, sha256=digest)
+    parameters, fitted = (config["config"].get(part, {}) for part in ("parameters", "fitted"))
+    if kind in ("ContrastiveSparseEncoder", "FlopsEncoder"):
+        build = contrastive_encoder if kind == "ContrastiveSparseEncoder" else _flops_encoder
+        encoder = build(tensors, parameters)
+        if "feature_names_in_" in fitted:
+            fitted["feature_names_in_"] = np.asarray(fitted["feature_names_in_"], dtype=object)
+        vars(encoder).update(fitted)
+        return encoder
+    encoder = ENCODERS[kind](str(_unchanged(folder, config["config"])), **parameters)
     if kind == "InferenceFreeEncoder":
         encoder.queries.load_state_dict({"idf": tensors["idf"]})
     return encoder
@@ -158,9 +156,7 @@ def contrastive_encoder(
     return encoder._fitted_from(module.eval(), norms.numpy().astype(np.float32))
 
 
-def _flops_encoder(
-    tensors: dict[str, Tensor], parameters: dict[str, Any], fitted: dict[str, Any]
-) -> FlopsEncoder:
+def _flops_encoder(tensors: dict[str, Tensor], parameters: dict[str, Any]) -> FlopsEncoder:
     encoder = FlopsEncoder(**parameters)
     n_components, n_features = tensors["linear.weight"].shape
     activation: Any = encoder.activation
@@ -169,7 +165,6 @@ def _flops_encoder(
     )
     module.load_state_dict(tensors)
     encoder.module_, encoder.n_features_in_ = module.eval(), n_features
-    encoder.weight_, encoder.n_iter_ = fitted["weight"], fitted["n_iter"]
     return encoder
 
 
@@ -181,10 +176,17 @@ def _of_embeddings(
 
     check_is_fitted(encoder)
     parameters = encoder.get_params()
+    parameters = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in parameters.items()
+    }
     if not isinstance(parameters["random_state"], (int, type(None))):
         parameters["random_state"] = None  # the state of a generator is not kept
     tensors = dict(encoder.module_.state_dict())
-    config: dict[str, Any] = {"parameters": parameters}
+    fitted: dict[str, Any] = {"n_iter_": encoder.n_iter_}
+    names = vars(encoder).get("feature_names_in_")
+    if names is not None:
+        fitted["feature_names_in_"] = [str(name) for name in names]
     if isinstance(encoder, ContrastiveSparseEncoder):
         tensors["code_norms"] = torch.from_numpy(encoder.code_norms_)
     else:
@@ -193,16 +195,21 @@ def _of_embeddings(
                 "`encoder` must take embeddings to be saved; this one holds a module of your own. "
                 "Save `module_.state_dict()` beside the code of that module."
             )
-        config["fitted"] = {"weight": encoder.weight_, "n_iter": encoder.n_iter_}
-    return config, tensors
+        fitted["weight_"] = encoder.weight_
+    return {"parameters": parameters, "fitted": fitted}, tensors
 
 
 def _of_texts(encoder: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Write the language model, and return the parameters and the rest of the weights."""
-    model = encoder.documents
-    folder.mkdir(parents=True, exist_ok=True)
-    model.mlm.save_pretrained(folder / MODEL)
-    model.tokenizer.save_pretrained(folder / MODEL)
+    model, fresh = encoder.documents, folder / "model-new"
+    shutil.rmtree(fresh, ignore_errors=True)  # of a call that was killed
+    fresh.mkdir(parents=True)
+    model.mlm.save_pretrained(fresh)
+    model.tokenizer.save_pretrained(fresh)
+    files = io.digest_of_files(fresh)
+    name = f"model-{hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]}"
+    shutil.rmtree(folder / name, ignore_errors=True)
+    fresh.rename(folder / name)
     parameters: dict[str, Any] = {
         "n_logs": model.n_logs,
         "max_length": model.max_length,
@@ -212,20 +219,24 @@ def _of_texts(encoder: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Ten
     tensors = {"n_tokens": torch.tensor([model.n_tokens])}
     if isinstance(encoder, InferenceFreeEncoder):
         parameters["learn_idf"] = encoder.queries.idf.requires_grad
+        parameters["max_query_length"] = encoder.queries.max_length
         tensors["idf"] = encoder.queries.idf.detach().cpu()
-    return {"parameters": parameters}, tensors
+    return {"parameters": parameters, "model": {"folder": name, "files": files}}, tensors
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to write over a config.json that is not ours."""
-    if not (folder / CONFIG).exists():
-        return
-    try:
-        ours = json.loads((folder / CONFIG).read_text()).get("format") == FORMAT
-    except (ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise FileExistsError(
-            f"`{folder}` must be empty or hold an encoder of ours; it holds another {CONFIG}. "
-            "Choose another folder."
+def _unchanged(folder: Path, config: dict[str, Any]) -> Path:
+    """Return the folder of a language model whose files are those that were written."""
+    stored = config.get("model", {})
+    name, files = str(stored.get("folder")), stored.get("files")
+    if not MODEL.fullmatch(name) or not isinstance(files, dict):
+        raise io.CorruptFileError(
+            f"`{folder / CONFIG}` must name a model of its own folder; got {name!r}."
         )
+    found = io.digest_of_files(folder / name)
+    differ = sorted(file for file in {*files, *found} if files.get(file) != found.get(file))
+    if differ:
+        raise io.CorruptFileError(
+            f"`{folder / name}` must hold exactly what was written; {', '.join(differ)} differ. "
+            "Restore it from a copy or save the encoder again."
+        )
+    return folder / name

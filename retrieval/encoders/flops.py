@@ -1,9 +1,9 @@
 """FlopsEncoder: sparse rows that learn how many entries they need, at the least expected cost."""
 
 import copy
+import warnings
 from typing import Any
 
-import numpy as np
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -17,20 +17,24 @@ from retrieval.encoders.projection import SparseProjection
 from retrieval.encoders.rows import (
     SideBySide,
     as_csr,
+    check_trainable,
     finite_rows,
     label_column,
     padded,
     read_embeddings,
+    sampled,
     spans,
     stacked,
+    trained,
 )
 from sparsecode._checks import check_float, check_int
 from sparsecode.decomposition.rows import choose_device
 from sparsecode.solvers.base import codes_of
-from sparsecode.training import TrainConfig, train
+from sparsecode.training import TrainConfig
 from sparsecode.training.array_rows import ArrayRows
 
 COMPONENTS_PER_FEATURE = 4
+TOLERATED_EMPTY = 0.1  # share of training rows without an entry
 MEASURED_ROWS = 2048  # of the training data, for the last adjustment to `target_active`
 
 
@@ -55,8 +59,10 @@ class FlopsEncoder(
     weight : float, default=1.0
         Of the regularizer.
     target_active : float or None, default=None
-        Entries of a row, on average, that the weight is steered to from where it starts; at the end
-        the biases are moved alike by what is missing. None leaves the weight, with its ramp.
+        Entries of a training row, on average, that the weight is steered to from where it starts;
+        at the end the biases are moved alike by what is missing. Rows of another kind, such as
+        queries where documents were learned from, have more or fewer. None leaves the weight, with
+        its ramp.
     ramp : {"quadratic", "linear", "constant"}, default="quadratic"
         How the weight rises.
     ramp_share : float, default=1/3
@@ -278,6 +284,8 @@ class FlopsEncoder(
         return tags
 
     def _fit(self, parts: list[Any], kind: Kind, n_classes: int = 0) -> "FlopsEncoder":
+        if self.encoder is not None:
+            check_trainable("encoder", self.encoder)
         source = SideBySide(*parts)
         settings = self._settings()
         settings.loss_for(kind)
@@ -291,19 +299,32 @@ class FlopsEncoder(
             device=str(device),
             progress=bool(self.verbose),
         )
-        sample = torch.from_numpy(np.array(parts[0][:1], dtype=np.float32))
+        sample = source.rows(0, 1)[:, : self.n_features_in_].cpu()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = self._new_module(sample).to(device).train()
             task = FlopsTask(module, settings, kind, self.n_features_in_, n_classes)
-        state, _ = train(task, source, config)
+        state = trained(task, source, config)
         self.module_ = module.eval()
         if settings.target_active is not None:
-            rows = source.rows(0, min(MEASURED_ROWS, source.n_rows))[:, : self.n_features_in_]
-            self.module_.calibrate(rows.to(device), settings.target_active)
+            rows = torch.cat(task.sides(sampled(source, MEASURED_ROWS, seed).to(device)))
+            self.module_.calibrate(rows, settings.target_active)
+            self._warn_of_empty(rows)
         self.weight_ = task.scheduled()["weight"]
         self.n_iter_ = state.step
         return self
+
+    @torch.no_grad()
+    def _warn_of_empty(self, rows: Tensor) -> None:
+        empty = float((self.module_(rows) == 0).all(1).double().mean())
+        if empty > TOLERATED_EMPTY:
+            warnings.warn(
+                f"{empty:.0%} of the training rows have no entry, and no search finds them. "
+                "Use a higher `target_active`, or ContrastiveSparseEncoder, which gives each row "
+                "equally many.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _settings(self) -> FlopsSettings:
         chosen: dict[str, Any] = {

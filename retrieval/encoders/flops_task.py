@@ -121,7 +121,7 @@ class FlopsTask(AbstractTask):
 
     def start(self, sample: Tensor) -> None:
         """Measure the center and the scale of embeddings."""
-        self.encoder.adapt(torch.cat(self._sides(sample)))
+        self.encoder.adapt(torch.cat(self.sides(sample)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return one group of all parameters."""
@@ -138,7 +138,7 @@ class FlopsTask(AbstractTask):
 
     def losses(self, batch: Tensor, dead_latents: Tensor | None) -> StepLosses:
         """Return what orders scores plus the weighted regularizer, the mean over both sides."""
-        inputs = self._sides(batch)
+        inputs = self.sides(batch)
         rows = [self.encoder(side) for side in inputs]
         regularize = losses.flops if self._settings.regularizer == "flops" else losses.l1
         cost = torch.stack([regularize(side) for side in rows]).mean()
@@ -187,8 +187,13 @@ class FlopsTask(AbstractTask):
     def _dense(self, inputs: Tensor) -> Tensor:
         return nn.functional.normalize(self.encoder.backbone(inputs), dim=1)
 
-    def _sides(self, batch: Tensor) -> list[Tensor]:
-        """Return the inputs of a batch: of rows, or of queries, documents and other documents."""
+    def sides(self, batch: Tensor) -> list[Tensor]:
+        """Return the inputs of a batch: of rows, or of queries, documents and other documents.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (N, D)
+        """
         n_sides = {"pairs": 2, "triplets": 3}.get(self._kind, 1)
         width = self._n_inputs
         return [batch[:, i * width : (i + 1) * width] for i in range(n_sides)]

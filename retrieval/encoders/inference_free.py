@@ -35,7 +35,9 @@ class InferenceFreeEncoder(AbstractEncoder):
     n_logs : int, default=1
         2 is the l0 activation.
     max_length : int, default=256
-        Tokens of a text that are read.
+        Tokens of a document that are read, and of a query in training.
+    max_query_length : int or None, default=None
+        Tokens of a query that are looked up; None takes those that the tokenizer allows.
     batch_size : int, default=32
         Documents encoded at a time.
     device : str, default="auto"
@@ -65,12 +67,17 @@ class InferenceFreeEncoder(AbstractEncoder):
         learn_idf: bool = False,
         n_logs: int = 1,
         max_length: int = 256,
+        max_query_length: int | None = None,
         batch_size: int = 32,
         device: str = "auto",
     ) -> None:
         self.documents = LexicalModel(model, tokenizer, n_logs=n_logs, max_length=max_length)
         self.queries = QueryTable(
-            self.documents.tokenizer, self.documents.n_tokens, idf, learn=learn_idf
+            self.documents.tokenizer,
+            self.documents.n_tokens,
+            idf,
+            learn=learn_idf,
+            max_length=max_query_length,
         )
         self.batch_size = check_int("batch_size", batch_size, low=1)
         self.device = device
@@ -134,7 +141,7 @@ class InferenceFreeEncoder(AbstractEncoder):
 
     def encode_queries(self, X: Sequence[str], *, k: int | None = None) -> scipy.sparse.csr_matrix:
         """Return the rows of queries from the table; no model runs."""
-        return self.queries.encode(X, k, self.documents.max_length)
+        return self.queries.encode(X, k)
 
     @property
     def n_dimensions(self) -> int:

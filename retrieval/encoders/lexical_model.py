@@ -11,6 +11,16 @@ from torch import Tensor, nn
 from retrieval.encoders.base import largest
 from sparsecode._checks import check_int
 
+LONGEST = 1 << 30
+# Models whose first place has the number after that of the padding token.
+COUNT_FROM_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+)
 NOTHING = -1  # fills the places behind the end of a text
 EXTRA = (
     "Encoders of text need the package transformers, which is not installed. "
@@ -64,7 +74,7 @@ class LexicalModel(nn.Module):
     n_logs : int
         Nested logarithms; see `token_activations`.
     max_length : int
-        Tokens of a text that are read.
+        Tokens of a text that are read, at most as many as the model has places.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, n_logs: int, max_length: int) -> None:
@@ -72,8 +82,14 @@ class LexicalModel(nn.Module):
         self.tokenizer: Any = loaded_tokenizer(model, tokenizer)
         self.mlm: Any = loaded_model(model)
         self.n_logs = check_int("n_logs", n_logs, low=1)
-        self.max_length = check_int("max_length", max_length, low=1)
+        self.max_length = min(check_int("max_length", max_length, low=1), places(self.mlm.config))
         self.n_tokens = int(self.mlm.config.vocab_size)
+        if len(self.tokenizer) > self.n_tokens:
+            raise ValueError(
+                "`tokenizer` must have at most as many tokens as the model, "
+                f"{self.n_tokens}; got {len(self.tokenizer)}. Call model.resize_token_embeddings "
+                "and train it, or take the tokenizer that belongs to the model."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +114,8 @@ class LexicalModel(nn.Module):
     ) -> scipy.sparse.csr_matrix:
         """Return the weights of tokens of texts, (N, V), as CSR."""
         texts = checked_texts(texts)
+        if k is not None:
+            check_int("k", k, low=1)
         self.mlm.eval()
         ids = tokenized(self.tokenizer, texts, self.max_length)
         order = np.argsort([len(row) for row in ids], kind="stable")
@@ -118,18 +136,42 @@ class LexicalModel(nn.Module):
         return list(self.tokenizer.convert_ids_to_tokens([int(i) for i in ids]))
 
 
-def tokenized(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Return the token ids of each text, special tokens included, cut at `max_length`.
+def places(config: Any) -> int:
+    """Return how many tokens a model can read at a time, as its configuration says.
+
+    Parameters
+    ----------
+    config : transformers configuration
+    """
+    n = getattr(config, "max_position_embeddings", None)
+    if not isinstance(n, int) or n < 1:  # positions that are not counted
+        return LONGEST
+    if getattr(config, "model_type", None) in COUNT_FROM_PADDING:
+        n -= (getattr(config, "pad_token_id", None) or 0) + 1
+    return n
+
+
+def tokenized(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None, *, special: bool = True
+) -> list[list[int]]:
+    """Return the token ids of each text, cut at `max_length`.
 
     Parameters
     ----------
     tokenizer : transformers tokenizer
     texts : sequence of str
-    max_length : int
+    max_length : int or None
+        None cuts where the tokenizer says that its models end, if it does.
+    special : bool, default=True
+        Whether special tokens are put around each text.
     """
     if not len(texts):
         return []
-    return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    longest = tokenizer.model_max_length if max_length is None else max_length
+    options: dict[str, Any] = {"add_special_tokens": special}
+    if longest <= LONGEST:  # more is transformers' way to say that there is no end
+        options |= {"truncation": True, "max_length": longest}
+    return tokenizer(list(texts), **options)["input_ids"]
 
 
 def padded_rows(ids: Sequence[Sequence[int]]) -> np.ndarray:
@@ -175,7 +217,9 @@ def loaded_model(model: Any) -> Any:
         from transformers import AutoModelForMaskedLM
     except ImportError:
         raise ImportError(EXTRA) from None
-    return AutoModelForMaskedLM.from_pretrained(str(model), use_safetensors=True)
+    # Files in bfloat16 would be loaded as such, in which Adam's small steps are lost.
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    return AutoModelForMaskedLM.from_pretrained(str(model), **options)
 
 
 def loaded_tokenizer(model: Any, tokenizer: Any) -> Any:

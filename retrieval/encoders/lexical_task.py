@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from retrieval import losses
 from retrieval.encoders.lexical_model import LexicalModel, checked_texts
 from retrieval.encoders.query_table import QueryTable
-from retrieval.encoders.rows import SideBySide
+from retrieval.encoders.rows import SideBySide, check_trainable
 from retrieval.schedules import RAMPS, Ramp, ramp
 from sparsecode._checks import check_choice, check_float, check_int
 from sparsecode.decomposition.rows import choose_device
@@ -191,6 +191,7 @@ def train_lexical(
     list of dict
         The rows of metrics.
     """
+    check_trainable("model", documents.mlm)
     asked, right, wrong = texts
     asked, right = checked_texts(asked), checked_texts(right)
     groups = [[text] for text in right]

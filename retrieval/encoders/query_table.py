@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from retrieval.encoders.base import largest
 from retrieval.encoders.lexical_model import NOTHING, checked_texts, tokenized
+from sparsecode._checks import check_int
 
 UNSEEN = 1.0  # the weight of a token that the table of idf does not hold
 
@@ -32,6 +33,8 @@ class QueryTable(nn.Module):
         The weights by token; tokens that are missing have weight 1, as all have with None.
     learn : bool, default=False
         Whether training changes the weights.
+    max_length : int or None, default=None
+        Tokens of a query that are read; None takes those that the tokenizer allows.
 
     References
     ----------
@@ -43,10 +46,19 @@ class QueryTable(nn.Module):
     special: Tensor
 
     def __init__(
-        self, tokenizer: Any, n_tokens: int, idf: Any = None, *, learn: bool = False
+        self,
+        tokenizer: Any,
+        n_tokens: int,
+        idf: Any = None,
+        *,
+        learn: bool = False,
+        max_length: int | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
+        if max_length is not None:
+            max_length = check_int("max_query_length", max_length, low=1)
+        self.max_length = max_length
         weights = torch.full((n_tokens,), UNSEEN)
         known = read_idf(idf)
         if known:
@@ -54,6 +66,8 @@ class QueryTable(nn.Module):
             for token, value in known.items():
                 if token in vocabulary and vocabulary[token] < n_tokens:
                     weights[vocabulary[token]] = float(value)
+        if not bool(torch.isfinite(weights).all()):
+            raise ValueError("`idf` must hold finite weights; got NaN or infinity.")
         self.idf = nn.Parameter(weights, requires_grad=learn)
         special = torch.zeros(n_tokens, dtype=torch.bool)
         special[[i for i in tokenizer.all_special_ids if i < n_tokens]] = True
@@ -72,11 +86,9 @@ class QueryTable(nn.Module):
         return present * self.weights
 
     @torch.no_grad()
-    def encode(
-        self, texts: Sequence[str], k: int | None, max_length: int
-    ) -> scipy.sparse.csr_matrix:
-        """Return the rows of queries as CSR; no model runs."""
-        found = tokenized(self.tokenizer, checked_texts(texts), max_length)
+    def encode(self, texts: Sequence[str], k: int | None) -> scipy.sparse.csr_matrix:
+        """Return the rows of queries as CSR; no model runs, so they may be long."""
+        found = tokenized(self.tokenizer, checked_texts(texts), self.max_length, special=False)
         ids = [np.unique(row) for row in found]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int32)
         columns = np.concatenate([*ids, np.empty(0)]).astype(np.int32)

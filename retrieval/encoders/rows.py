@@ -1,6 +1,8 @@
 """Embeddings at the boundary of encoders: arrays, tensors, files on disk; rows side by side."""
 
+import math
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import numpy as np
 import scipy.sparse
 import torch
 from sklearn.utils.validation import column_or_1d, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsecode._checks import check_finite
 from sparsecode.codes import SparseCodes
+from sparsecode.training import AbstractTask, RowSource, TrainConfig, TrainState, train
 from sparsecode.training.array_rows import ArrayRows
 
 KINDS: Any = [np.float64, np.float32]
@@ -38,9 +41,9 @@ def read_embeddings(estimator: Any, X: Any, *, reset: bool) -> Any:
     if isinstance(X, (str, Path)):
         X = np.load(_existing(Path(X)), mmap_mode="r")
     if isinstance(X, np.memmap):
-        if X.ndim != 2 or 0 in X.shape or X.dtype.kind != "f":
+        if X.ndim != 2 or 0 in X.shape or X.dtype.kind not in "fiu":
             raise ValueError(
-                "`X` must hold floating numbers of shape (n_samples, n_features) with at least one "
+                "`X` must hold real numbers of shape (n_samples, n_features) with at least one "
                 f"row and feature; got shape {X.shape}, dtype {X.dtype}."
             )
         mapped: Any = X
@@ -53,15 +56,11 @@ def read_embeddings(estimator: Any, X: Any, *, reset: bool) -> Any:
                 f"and feature; got shape {tuple(X.shape)}, dtype {str(X.dtype)[6:]}."
             )
         rows: Any = check_finite("X", X.detach() if X.is_floating_point() else X.float())
+        _check_size(float(rows.abs().max()))
         validate_data(estimator, rows, reset=reset, skip_check_array=True)
         return rows
     X = validate_data(estimator, X, reset=reset, dtype=KINDS)
-    largest = max(float(X.max()), -float(X.min()))
-    if largest > LARGEST:
-        raise ValueError(
-            f"`X` must have entries of at most {LARGEST:g} in size, since weights are in float32; "
-            f"got {largest:g}. Rescale the data."
-        )
+    _check_size(max(float(X.max()), -float(X.min())))
     return X
 
 
@@ -86,6 +85,43 @@ def label_column(y: Any, n_rows: int) -> np.ndarray:
     if len(found) > 1 << 24:
         raise ValueError(f"`y` must have at most {1 << 24} different labels; got {len(found)}.")
     return ids.reshape(-1, 1).astype(np.float32)
+
+
+def trained(task: AbstractTask, source: RowSource, config: TrainConfig) -> TrainState:
+    """Train a module that its estimator takes over at the end alone.
+
+    Parameters
+    ----------
+    task : AbstractTask
+    source : RowSource
+    config : TrainConfig
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C.
+    """
+    try:
+        state, _ = train(task, source, config)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "`fit` was stopped before its end, and the encoder is as it was before the call."
+        ) from None
+    return state
+
+
+def sampled(source: RowSource, n_rows: int, seed: int) -> Tensor:
+    """Return rows from all over a source.
+
+    Parameters
+    ----------
+    source : RowSource
+    n_rows : int
+        At most; no more than there are.
+    seed : int
+    """
+    with closing(source.batches(min(n_rows, source.n_rows), seed=seed, start_row=0)) as batches:
+        return next(batches)
 
 
 class SideBySide:
@@ -128,6 +164,23 @@ class SideBySide:
             yield _beside([_picked(part.array, ids) for part in self._parts])
 
 
+def check_trainable(name: str, module: nn.Module) -> None:
+    """Refuse weights that are not float32: rows of data, with ids and labels, take their dtype.
+
+    Parameters
+    ----------
+    name : str
+    module : nn.Module
+    """
+    others = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    if others:
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        raise ValueError(
+            f"`{name}` must have float32 weights to be trained; got {found}. "
+            f"Call `{name}.float()` first."
+        )
+
+
 def spans(n_rows: int, width: int) -> Iterator[tuple[int, int]]:
     """Yield runs of rows of which a dense matrix of that width may be held.
 
@@ -157,6 +210,7 @@ def finite_rows(source: ArrayRows, start: int, stop: int) -> Tensor:
             f"`X` must be finite; got NaN or infinity, first in row {first}. "
             "Drop or repair those rows first."
         )
+    _check_size(float(part.abs().max()) if len(part) else 0.0)
     return part
 
 
@@ -205,7 +259,17 @@ def _picked(array: Any, ids: np.ndarray) -> Tensor:
     part = array[ids]
     if not isinstance(part, Tensor):
         part = torch.from_numpy(np.array(part, part.dtype.newbyteorder("="), order="C"))
+    _check_size(float(part.abs().max()))
     return part.float()
+
+
+def _check_size(largest: float) -> None:
+    """Refuse finite entries that are too large; others have messages of their own."""
+    if LARGEST < largest < math.inf:
+        raise ValueError(
+            f"`X` must have entries of at most {LARGEST:g} in size, since weights are in float32; "
+            f"got {largest:g}. Rescale the data."
+        )
 
 
 def _existing(path: Path) -> Path:

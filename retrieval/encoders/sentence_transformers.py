@@ -5,6 +5,7 @@ Only JSON and safetensors are read, and no class that a file names is imported.
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from retrieval.encoders.contrastive import ContrastiveSparseEncoder
 from retrieval.encoders.inference_free import InferenceFreeEncoder
+from retrieval.encoders.lexical_model import LONGEST, places
 from retrieval.encoders.query_table import read_idf
 from retrieval.encoders.splade import SpladeEncoder
 from sparsecode import io
@@ -23,6 +25,7 @@ STATIC = f"{MODULES}.sparse_static_embedding.SparseStaticEmbedding"
 AUTOENCODER = f"{MODULES}.sparse_auto_encoder.SparseAutoEncoder"
 ROUTER = "sentence_transformers.base.modules.router.Router"
 ACTIVATIONS = {1: "relu", 2: "log1p_relu"}
+NO_END = LONGEST + 1
 LOGS = {name: n_logs for n_logs, name in ACTIVATIONS.items()}
 
 
@@ -217,8 +220,14 @@ def _read_router(folder: Path) -> InferenceFreeEncoder:
             f"masked language model with SpladePooling; got {found[0]} and {found[1]}."
         )
     model = folder / documents[0]
-    encoder = InferenceFreeEncoder(str(model), **_text_options(model, folder / documents[1]))
-    weight = _static_weights(folder / queries[0], encoder)
+    table = folder / queries[0]
+    options = _text_options(model, folder / documents[1])
+    known = (table / "tokenizer_config.json").is_file()
+    longest = _read(table, "tokenizer_config").get("model_max_length") if known else None
+    options["learn_idf"] = _read(table, "config").get("frozen") is False
+    options["max_query_length"] = None if longest is None else min(int(longest), NO_END)
+    encoder = InferenceFreeEncoder(str(model), **options)
+    weight = _static_weights(table, encoder)
     with torch.no_grad():
         encoder.queries.idf[: len(weight)] = weight
     return encoder
@@ -250,11 +259,18 @@ def _text_options(model: Path, pooling: Path) -> dict[str, Any]:
             f"`{pooling}` must have an activation in {', '.join(LOGS)}; "
             f"got {config['activation_function']!r}."
         )
-    settings = model / "sentence_bert_config.json"
-    length = json.loads(settings.read_text()).get("max_seq_length") if settings.is_file() else None
-    if length is None:
-        length = _read(model, "config").get("max_position_embeddings", 512)
-    return {"n_logs": n_logs, "max_length": int(length)}
+    return {"n_logs": n_logs, "max_length": _max_length(model)}
+
+
+def _max_length(model: Path) -> int:
+    """Return how many tokens are read: what the settings say, and no more than have places."""
+    names = ("sentence_bert_config", "tokenizer_config", "config")
+    sentence, tokenizer, config = (
+        _read(model, name) if (model / f"{name}.json").is_file() else {} for name in names
+    )
+    longest = min(places(SimpleNamespace(**config)), NO_END)
+    wanted = sentence.get("max_seq_length") or tokenizer.get("model_max_length") or longest
+    return int(min(wanted, longest))
 
 
 def _kind(dotted: str) -> str:

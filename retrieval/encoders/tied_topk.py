@@ -53,7 +53,8 @@ class TiedTopK(nn.Module):
     References
     ----------
     Wen et al. (2025), "Beyond Matryoshka: Revisiting Sparse Coding for Adaptive Representation",
-    with its code. arXiv:2503.01776. Differs from it in: the start.
+    with its code. arXiv:2503.01776. Differs from it in: the start; ``L_aux`` gives no gradient to
+    ``b_pre``, which is subtracted from its input but not added to what it explains.
 
     Examples
     --------

@@ -1,6 +1,7 @@
 """Ranking metrics, computed by ir-measures (trec_eval underneath)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 Run = Mapping[str, Mapping[str, float]]
 Qrels = Mapping[str, Mapping[str, int]]
@@ -14,20 +15,21 @@ def evaluate(
     *,
     ignore_identical_ids: bool = False,
 ) -> dict[str, float]:
-    """Return the mean of ranking metrics over all judged queries.
+    """Return the mean of ranking metrics over all queries with judgments.
 
     Numbers are those of ir-measures, which asks trec_eval: nDCG has the grade itself as gain,
     documents without a judgment count as not relevant, and documents of equal score are taken in
     descending order of their ids (RR with a cutoff: ascending). A judged query without results
-    counts as zero.
+    counts as zero, and so does one without a relevant document; leave the latter out of `qrels` to
+    have the mean over the others.
 
     Parameters
     ----------
     run : mapping
         ``{query id: {document id: score}}``, as `SearchResults.to_run` makes it.
     qrels : mapping
-        ``{query id: {document id: grade}}``; above 0 is relevant. Queries without a relevant
-        document are left out of the mean, as is everything in `run` that was not judged at all.
+        ``{query id: {document id: grade}}``; above 0 is relevant. Queries of `run` that are not in
+        it do not enter.
     measures : sequence of str, default=("nDCG@10", "R@100", "RR@10")
         Names of ir-measures: nDCG, RR, R, AP, P, Success and others, with a cutoff.
     ignore_identical_ids : bool, default=False
@@ -78,10 +80,14 @@ def evaluate_each(
         raise ImportError(
             "`evaluate` needs ir-measures. Install it with pip install 'sparsecode[retrieval]'."
         ) from None
-    parsed = {}
+    if not measures:
+        raise ValueError("`measures` must hold at least one name, such as 'nDCG@10'; got none.")
+    _check_ids(run, "run")
+    _check_ids(qrels, "qrels")
+    parsed: dict[Any, list[str]] = {}  # several names may mean one measure
     for name in measures:
         try:
-            parsed[ir_measures.parse_measure(name)] = name
+            parsed.setdefault(ir_measures.parse_measure(name), []).append(name)
         except (NameError, ValueError, SyntaxError):
             raise ValueError(
                 f"`measures` must be names such as 'nDCG@10', 'RR@10', 'R@100' or 'AP@100'; "
@@ -90,9 +96,9 @@ def evaluate_each(
     judged = {
         query: {one: int(grade) for one, grade in grades.items()}
         for query, grades in qrels.items()
-        if any(grade > 0 for grade in grades.values())
+        if grades
     }
-    if not judged:
+    if not any(grade > 0 for grades in judged.values() for grade in grades.values()):
         raise ValueError("`qrels` must have a query with a relevant document; got none.")
     results = {
         query: {
@@ -105,5 +111,17 @@ def evaluate_each(
     values = {query: dict.fromkeys(measures, 0.0) for query in judged}
     for metric in ir_measures.iter_calc(list(parsed), judged, results):
         if metric.query_id in values:
-            values[metric.query_id][parsed[metric.measure]] = float(metric.value)
+            named = dict.fromkeys(parsed[metric.measure], float(metric.value))
+            values[metric.query_id].update(named)
     return values
+
+
+def _check_ids(found: Mapping[str, Mapping[str, object]], name: str) -> None:
+    """Refuse ids that are not strings, which judgments in files have."""
+    for query, documents in found.items():
+        for one in (query, *documents):
+            if not isinstance(one, str):
+                raise TypeError(
+                    f"`{name}` must have ids that are strings; got {one!r}. Use str() on both "
+                    "sides, as SearchResults.to_run does."
+                )

@@ -158,7 +158,8 @@ class AbstractIndex(ABC):
         k : int, default=10
             May exceed the number of documents.
         filter : collection of ids or None, default=None
-            Documents that may be results; ids that are not in the index match nothing.
+            Documents that may be results; ids that are not in the index match nothing, nor do
+            those of empty places of results.
         prune : Pruning or None, default=None
             Applied to the queries.
         **options : object
@@ -174,12 +175,18 @@ class AbstractIndex(ABC):
             rows = prune.apply(rows)
         allowed = None
         if filter is not None:
-            allowed = np.unique(check_ids("filter", filter, self.id_kind))
+            listed = filter.tolist() if isinstance(filter, np.ndarray) else list(filter)
+            wanted = [one for one in listed if one is not None and one != -1]  # of empty places
+            allowed = np.unique(check_ids("filter", wanted, self.id_kind))
         return self._search(rows, k, allowed, **options)
 
     def __contains__(self, one: object) -> bool:
         """Return whether a document of this id is in the index."""
-        return bool(self._contains(check_ids("id", [one], self.id_kind))[0])
+        try:
+            known = check_ids("id", [one], self.id_kind)
+        except (TypeError, ValueError):
+            return False  # no document has such an id
+        return bool(self._contains(known)[0])
 
     @staticmethod
     def _refuse(name: str, ids: np.ndarray, bad: np.ndarray, must: str, fact: str) -> None:

@@ -15,13 +15,12 @@ from retrieval.index.base import AbstractIndex, KeepsDocuments
 from retrieval.index.exact import ExactIndex
 from retrieval.index.ids import IdKind, check_ids, decode_ids, kind_of
 from retrieval.index.results import SearchResults
-from retrieval.index.storage import MANIFEST, check_target
+from retrieval.index.storage import MANIFEST, SHARD, check_target
 from sparsecode import io
 from sparsecode._checks import check_choice, check_int
 
 VERSION = 1
 ROUTES = ("hash", "turns")
-STEM = "shard-"
 
 
 class ShardedIndex(AbstractIndex, KeepsDocuments):
@@ -308,12 +307,12 @@ def _refuse_unequal(name: str, values: list[Any]) -> None:
 
 
 def _names(generation: int, n_shards: int) -> list[str]:
-    return [f"{STEM}{generation}-{place:03d}" for place in range(n_shards)]
+    return [f"shard-{generation}-{place:03d}" for place in range(n_shards)]
 
 
 def _remove_shards(folder: Path, keep: list[str]) -> None:
-    for old in folder.glob(f"{STEM}[0-9]*-[0-9]*"):
-        if old.name not in keep:
+    for old in folder.iterdir():
+        if SHARD.fullmatch(old.name) and old.name not in keep:
             shutil.rmtree(old, ignore_errors=True)  # it is of no use, and does no harm either
 
 
@@ -325,4 +324,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{manifest.get('engine')!r}, version {manifest.get('version')!r}. Choose another "
             "folder, or open it with the sparsecode that wrote it."
         )
+    for name in manifest["shards"]:
+        if not SHARD.fullmatch(name):  # not even to be opened: it may be anywhere
+            raise io.CorruptFileError(
+                f"`{folder / MANIFEST}` must name shards in its folder; got {name!r}. "
+                "Restore the index from a copy or make it again."
+            )
     return manifest

@@ -91,3 +91,47 @@ class ArrayRows:
             # A copy: the memory may be read-only or in the byte order of another machine.
             part = torch.from_numpy(np.array(part, part.dtype.newbyteorder("="), order="C"))
         return part if part.is_floating_point() else part.float()
+
+
+class PairedRows:
+    """Rows of two matrices side by side: what is encoded, and what is to be predicted from it.
+
+    Parameters
+    ----------
+    inputs, targets : ArrayRows
+        With equally many rows.
+
+    Examples
+    --------
+    >>> pairs = PairedRows(ArrayRows(torch.zeros(3, 2)), ArrayRows(torch.ones(3, 1)))
+    >>> pairs.n_features, pairs.rows(0, 1)
+    (3, tensor([[0., 0., 1.]]))
+    """
+
+    def __init__(self, inputs: ArrayRows, targets: ArrayRows) -> None:
+        if inputs.n_rows != targets.n_rows:
+            raise ValueError(
+                f"`targets` must have one row for each of {inputs.n_rows} inputs; "
+                f"got {targets.n_rows}."
+            )
+        self.inputs, self.targets = inputs, targets
+        self.n_rows, self.n_features = inputs.n_rows, inputs.n_features + targets.n_features
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return rows in their stored order, as a floating tensor."""
+        return _beside(self.inputs.rows(start, stop), self.targets.rows(start, stop))
+
+    def batches(
+        self, batch_size: int, *, seed: int = 0, start_row: int = 0
+    ) -> Generator[Tensor, None, None]:
+        """Yield batches without end; see `ArrayRows.batches`."""
+        streams = (
+            part.batches(batch_size, seed=seed, start_row=start_row)
+            for part in (self.inputs, self.targets)
+        )
+        for inputs, targets in zip(*streams, strict=True):
+            yield _beside(inputs, targets)
+
+
+def _beside(inputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.cat([inputs, targets.to(inputs.device, inputs.dtype)], dim=1)

@@ -201,6 +201,25 @@ def test_their_models_of_texts_load_here(
             np.testing.assert_allclose(found.toarray(), dense(expected), atol=1e-5)
 
 
+def test_lengths_of_texts_survive_their_files(
+    sparse: ModuleType, text_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, tokenizer = text_model
+    long = " ".join(TEXTS * 2)
+    free = InferenceFreeEncoder(model, tokenizer, idf={"cat": 3.0}, max_length=6)
+    for name, ours in (("splade", SpladeEncoder(model, tokenizer, max_length=6)), ("free", free)):
+        theirs = sparse.SparseEncoder(
+            str(write_sparse_encoder(ours, tmp_path / name)), device="cpu"
+        )
+        theirs.save(str(tmp_path / "again" / name))
+        for encoder in (ours, load_encoder(tmp_path / "again" / name)):
+            for found, expected in (
+                (encoder.encode_documents([long]), theirs.encode_document([long])),
+                (encoder.encode_queries([long]), theirs.encode_query([long])),
+            ):
+                np.testing.assert_allclose(found.toarray(), dense(expected), atol=1e-5)
+
+
 def test_autoencoders_load_both_ways(sparse: ModuleType, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((30, 6)).astype(np.float32)
     encoder = ContrastiveSparseEncoder(24, k=3, normalize=False, max_steps=2, device="cpu").fit(x)

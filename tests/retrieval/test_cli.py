@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,8 +15,21 @@ import pytest
 import scipy.sparse
 from typer.testing import CliRunner
 
-from retrieval import ExactIndex, Searcher, beir, evaluate, export, open_index, trec
+from retrieval import (
+    ContrastiveSparseEncoder,
+    ExactIndex,
+    FlopsEncoder,
+    InferenceFreeEncoder,
+    Searcher,
+    beir,
+    evaluate,
+    export,
+    open_index,
+    save_encoder,
+    trec,
+)
 from retrieval.cli import app
+from retrieval.cli.inputs import read_inputs
 from retrieval.encoded import open_encoded
 from retrieval.evaluation import Collection
 
@@ -122,6 +136,109 @@ def test_files_of_embeddings_and_texts(folder):
     assert (open_encoded("c").all()[1] != open_encoded("a").all()[1]).nnz == 0
 
 
+@pytest.fixture
+def saved(folder):
+    """Folders of encoders, and what they encode: of embeddings ``x.npy``, of texts ``data``."""
+    X = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    np.save("x.npy", X)
+    fast = {"max_steps": 2, "batch_size": 16, "device": "cpu"}
+    encoders = {
+        "contrastive": ContrastiveSparseEncoder(24, k=3, **fast).fit(X),
+        "flops": FlopsEncoder(24, target_active=10, **fast).fit(X),
+        "free": InferenceFreeEncoder(*language_model(), idf={"sparse": 2.0}, device="cpu"),
+    }
+    for name, encoder in encoders.items():
+        save_encoder(encoder, folder / name)
+    return encoders
+
+
+def language_model():
+    """Return a BERT with random weights that knows the words of the collection, and them."""
+    pytest.importorskip("transformers", reason="needs pip install 'sparsecode[llm]'")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=16,
+    )  # fmt: skip
+    return BertForMaskedLM(config).eval(), tokenizer
+
+
+@pytest.mark.parametrize("name", ["contrastive", "flops"])
+def test_saved_encoders_of_embeddings_from_files_to_figures(saved, name):
+    X, encoder = np.load("x.npy"), saved[name]
+    run("encode", name, "x.npy", "--out", "documents", "--part-rows", "16")
+    np.save("q.npy", X[:5])
+    run("encode", name, "q.npy", "--queries", "--out", "queries")
+    assert abs(open_encoded("documents").all()[1] - encoder.encode_documents(X)).max() < 1e-6
+    run("index", "documents", "--out", "index")
+    run("search", "index", "queries", "--out", "run.txt", "-k", "3")
+    Path("qrels.txt").write_text("".join(f"{n} 0 {n} 1\n" for n in range(5)))
+    found = json.loads(run("evaluate", "run.txt", "qrels.txt", "--json", "--measures", "RR@3"))
+    scores = (encoder.encode_queries(X[:5]) @ encoder.encode_documents(X).T).toarray()
+    own = scores[np.arange(5), np.arange(5)]
+    places = 1 + (scores > own[:, None] + 1e-6).sum(1)
+    assert found["RR@3"] == pytest.approx(np.where((own > 0) & (places <= 3), 1 / places, 0).mean())
+    run("export", "documents", "--format", "npz", "--out", "rows.npz")
+    assert scipy.sparse.load_npz("rows.npz").shape == (40, 24)
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"_id": list("abcd"), "embedding": X[:4].tolist()}), "x.parquet")
+    run("encode", name, "x.parquet", "--out", "parquet")
+    ids, rows = open_encoded("parquet").all()
+    assert ids == list("abcd")
+    assert abs(rows - encoder.encode_documents(X[:4])).max() < 1e-6
+
+
+def test_a_saved_encoder_of_texts_from_texts_to_figures(saved):
+    encoder, collection = saved["free"], beir.read("data")
+    run("encode", "free", "data", "--out", "documents", "--part-rows", "16", "--progress")
+    run("encode", "free", "data", "--queries", "--out", "queries")
+    ids, rows = open_encoded("documents").all()
+    assert ids == collection.document_ids
+    assert abs(rows - encoder.encode_documents(collection.documents)).max() < 1e-5
+    queries = open_encoded("queries").all()[1]
+    assert (queries != encoder.encode_queries(collection.queries)).nnz == 0
+    run("index", "documents", "--out", "index")
+    run("search", "index", "queries", "--out", "run.txt")
+    results = trec.read_run("run.txt")
+    found = json.loads(run("evaluate", "run.txt", "data", "--json"))
+    assert found == evaluate(results, collection.qrels)
+    lines = [{"id": one, "text": text} for one, text in zip(ids, collection.documents, strict=True)]
+    Path("texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("encode", "free", "texts.jsonl", "--out", "jsonl", "--part-rows", "16")
+    assert (open_encoded("jsonl").all()[1] != rows).nnz == 0
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(lines), "texts.parquet")
+    run("encode", "free", "texts.parquet", "--out", "parquet", "--part-rows", "16")
+    assert (open_encoded("parquet").all()[1] != rows).nnz == 0
+
+
+def test_an_encoder_that_has_changed_does_not_go_on(saved, folder):
+    words = ["encode", "contrastive", "x.npy", "--out", "rows", "--part-rows", "10"]
+    run(*words)
+    before = {file.name: file.read_bytes() for file in Path("rows").iterdir()}
+    Path("rows/part-000002.json").unlink()  # as if it had been killed
+    run("encode", str(folder / "contrastive"), *words[2:])  # the same one by another path
+    assert {file.name: file.read_bytes() for file in Path("rows").iterdir()} == before
+    again = ContrastiveSparseEncoder(24, k=3, max_steps=3, batch_size=16, device="cpu")
+    save_encoder(again.fit(np.load("x.npy")), "contrastive")
+    for _ in range(2):  # finished or not
+        wrong = run(*words, code=2)
+        assert "must go on with the encoder that it was begun with" in wrong
+        Path("rows/part-000002.json").unlink(missing_ok=True)
+
+
 def killed(words, seconds):
     """Run a command and kill it after some time, unless it ends before."""
     environment = {**os.environ, "ENCODER_SLEEP": "0.05"}
@@ -139,7 +256,7 @@ def test_a_killed_encoding_goes_on_and_loses_nothing(folder, monkeypatch):
     root = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]))
     words = ["encode", "my_encoder:words", "data", "--out", "documents", "--part-rows", "4"]
-    killed(words, 0.1)
+    killed(words, random.uniform(0.0, 0.4))
     written = {file: file.stat().st_mtime_ns for file in Path("documents").glob("part-*.json")}
     assert 1 <= len(written) < 15
     assert "must be complete; it has" in run("index", "documents", "--out", "index", code=2)
@@ -149,6 +266,8 @@ def test_a_killed_encoding_goes_on_and_loses_nothing(folder, monkeypatch):
     (ids, rows), (want_ids, want) = (open_encoded(f).all() for f in ("documents", "undisturbed"))
     assert ids == want_ids
     assert (rows != want).nnz == 0
+    for name in (file.name for file in Path("undisturbed").iterdir()):
+        assert Path("documents", name).read_bytes() == Path("undisturbed", name).read_bytes()
 
 
 def test_a_killed_indexing_goes_on(folder):
@@ -190,3 +309,27 @@ def test_what_is_wrong_is_one_sentence(folder):
     part = Path("o/part-000000.safetensors")
     part.write_bytes(part.read_bytes()[:-1])
     assert "part-000000.safetensors` must hold exactly" in run("index", "o", "--out", "i2", code=2)
+
+
+def test_tables_are_read_as_lines_are(folder):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    rows = [{"_id": "1", "title": "T", "text": "cat"}, {"_id": "2", "title": None, "text": "dog"}]
+    pq.write_table(pa.Table.from_pylist(rows), "a.parquet")
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"queries": False, "split": None}
+    assert read_inputs(Path("a.parquet"), **options) == (["1", "2"], ["T cat", "dog"])
+    assert read_inputs(Path("a.jsonl"), **options) == (["1", "2"], ["T cat", "dog"])
+    for bad, message in (
+        ([{"_id": None, "text": "a"}, {"_id": "1", "text": "b"}], "no empty cell in _id"),
+        ([{"_id": "1", "text": None}, {"_id": "2", "text": "b"}], "no empty cell in text"),
+        ([{"_id": "1", "text": "a"}, {"_id": "1", "text": "b"}], "each id once; got '1'"),
+        ([{"embedding": [1.0, 2.0]}, {"embedding": [1.0]}], "embeddings of equal length"),
+    ):
+        pq.write_table(pa.Table.from_pylist(bad), "b.parquet")
+        with pytest.raises(ValueError, match=message):
+            read_inputs(Path("b.parquet"), **options)
+    Path("empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="must have at least one row to encode"):
+        read_inputs(Path("empty.jsonl"), **options)

@@ -220,3 +220,30 @@ def test_an_ensemble_is_the_mean_of_stretched_scores() -> None:
     assert losses.ensemble([first, second], scale=10.0).tolist() == [[0.0, 1.25, 5.0]]
     with pytest.raises(ValueError, match="at least one teacher"):
         losses.ensemble([])
+
+
+def test_nothing_to_compare_costs_nothing() -> None:
+    none = torch.zeros(0, 3, requires_grad=True)
+    assert float(losses.kl_divergence(none, torch.zeros(0, 3)).detach()) == 0
+    assert float(losses.kl_divergence(torch.zeros(3, 0), torch.zeros(3, 0))) == 0
+    assert float(losses.margin_mse(torch.ones(3, 1), torch.ones(3, 1))) == 0
+    assert float(losses.info_nce(torch.zeros(0, 0))) == 0
+    assert float(losses.triplet(torch.zeros(0), torch.zeros(0))) == 0
+    losses.kl_divergence(none, torch.zeros(0, 3)).backward()
+
+
+def test_shapes_that_would_be_broadcast_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must all have the same shape .*\(2, 3\) and \(2, 1\)"):
+        losses.ensemble([torch.ones(2, 3), torch.ones(2, 1)])
+    with pytest.raises(ValueError, match="`scores` must be finite"):
+        losses.ensemble([torch.tensor([[float("nan"), 1.0]])])
+    with pytest.raises(
+        ValueError, match=r"`positive` and `negative` must have .* \(2,\) and \(1,\)"
+    ):
+        losses.triplet(torch.ones(2), torch.ones(1))
+
+
+def test_sums_of_half_precision_do_not_overflow() -> None:
+    rows = torch.full((4, 50_000), 3.0, dtype=torch.float16)
+    assert float(losses.l1(rows)) == 150_000
+    assert float(losses.flops(rows)) == 450_000

@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from retrieval import FlopsEncoder
+from retrieval import ContrastiveSparseEncoder, FlopsEncoder
 from retrieval.encoders.flops_task import LOSSES
 from retrieval.encoders.projection import SparseProjection
 
@@ -168,3 +168,45 @@ def test_equal_seeds_give_equal_results_and_files_are_read(x: np.ndarray, tmp_pa
     second = small().fit(tmp_path / "x.npy").transform(tmp_path / "x.npy")
     assert (first != second).nnz == 0
     assert (small(random_state=1).fit(x).transform(x) != first).nnz > 0
+
+
+def test_a_module_of_half_precision_is_not_trained() -> None:
+    encoder = FlopsEncoder(12, encoder=nn.Linear(6, 4).bfloat16(), max_steps=2, device="cpu")
+    x = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"`encoder` must have float32 .*; got bfloat16. Call"):
+        encoder.fit(x, np.arange(20) % 2)
+
+
+def test_the_target_holds_for_rows_in_any_order_and_for_both_sides_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1500, 6)).astype(np.float32)
+    sorted_by_kind = np.concatenate([x, 0.1 * x + 3, 5 * x])
+    encoder = small(target_active=6.0, max_steps=20).fit(sorted_by_kind)
+    assert encoder.transform(sorted_by_kind).nnz / 4500 == pytest.approx(6.0, rel=0.1)
+    encoder = small(target_active=6.0, max_steps=20).fit_pairs(x, x + 3)
+    both = encoder.transform(x).nnz + encoder.transform(x + 3).nnz
+    assert both / 3000 == pytest.approx(6.0, rel=0.1)
+
+
+def test_rows_without_an_entry_are_told_of() -> None:
+    x = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"% of the training rows have no entry, and no search"):
+        small(target_active=0.5).fit(x)
+
+
+def test_half_precision_tensors_are_data_too() -> None:
+    x = torch.randn(40, 6)
+    assert small().fit(x.bfloat16()).transform(x).shape == (40, 24)
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "file"])
+def test_entries_that_float32_cannot_square_are_refused(kind: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x * 1e25)
+    found: Any = {"array": x * 1e25, "tensor": torch.tensor(x) * 1e25}
+    given = found.get(kind, tmp_path / "x.npy")
+    for encoder in (small(), ContrastiveSparseEncoder(24, k=3, max_steps=2, device="cpu")):
+        with pytest.raises(ValueError, match=r"`X` must have entries of at most 1e\+15 in size"):
+            encoder.fit(given)
+        with pytest.raises(ValueError, match=r"`X` must have entries of at most 1e\+15 in size"):
+            encoder.fit(x).transform(given)

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,27 @@ def test_wrong_training_data_are_refused(mlm: Any, tokenizer: Any) -> None:
         training(loss="hinge")
     with pytest.raises(ValueError, match="`threshold` must be an int in"):
         training(threshold=-1)
+
+
+def test_weights_of_half_precision_are_not_trained(
+    mlm: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    mlm.to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = InferenceFreeEncoder(str(tmp_path), device="cpu")
+    assert {p.dtype for p in encoder.documents.mlm.parameters()} == {torch.float32}
+    encoder.fit(QUERIES, DOCUMENTS, training=training(max_steps=2))
+    given = SpladeEncoder(mlm, tokenizer, device="cpu")
+    assert given.encode_documents(DOCUMENTS[:2]).dtype == np.float32
+    with pytest.raises(ValueError, match=r"`model` must have float32 weights .*; got bfloat16"):
+        given.fit(QUERIES, DOCUMENTS, training=training(max_steps=2))
+
+
+@pytest.mark.parametrize("k", [-1, 0, 1.5])
+def test_a_wrong_k_is_refused(mlm: Any, tokenizer: Any, k: Any) -> None:
+    encoder = InferenceFreeEncoder(mlm, tokenizer, device="cpu")
+    for encode in (encoder.encode_documents, encoder.encode_queries):
+        for texts in (["the cat"], [""], []):
+            with pytest.raises((ValueError, TypeError), match="`k` must be an int in"):
+                encode(texts, k=k)
+    assert encoder.encode_documents(["the cat", "a dog"], k=1).nnz == 2

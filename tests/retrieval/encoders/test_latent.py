@@ -48,3 +48,10 @@ def test_what_is_no_encoder_is_refused() -> None:
         _ = LatentEncoder(Dense()).n_dimensions
     with pytest.raises(ValueError, match=r"`X` must have shape \(n_rows, n_features\); got \(3,\)"):
         LatentEncoder(Dense()).encode_documents(torch.ones(3))
+
+
+@pytest.mark.parametrize("k", [-1, 0, 1.5])
+def test_a_wrong_k_is_refused(k: object) -> None:
+    encoder = LatentEncoder(sae.TopK(n_features=6, n_latents=20, k=4, seed=0))
+    with pytest.raises((ValueError, TypeError), match="`k` must be an int in"):
+        encoder.encode_queries(torch.randn(2, 6), k=k)

@@ -1,9 +1,11 @@
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from retrieval import InferenceFreeEncoder, SpladeEncoder
 from retrieval.encoders.lexical_model import LexicalModel, padded_rows, token_activations
 
 
@@ -55,3 +57,19 @@ def test_wrong_texts_and_models_are_refused(mlm: Any, tokenizer: Any) -> None:
         LexicalModel(mlm, None, n_logs=1, max_length=5)
     with pytest.raises(ValueError, match="`n_logs` must be an int in"):
         LexicalModel(mlm, tokenizer, n_logs=0, max_length=5)
+
+
+def test_no_more_tokens_are_read_than_the_model_has_places(mlm: Any, tokenizer: Any) -> None:
+    encoder = SpladeEncoder(mlm, tokenizer, max_length=256)
+    assert encoder.documents.max_length == 32
+    long = "the cat sits near the river " * 20
+    assert encoder.encode_documents([long]).shape == (1, len(tokenizer))
+
+
+def test_what_does_not_belong_together_is_refused(mlm: Any, tokenizer: Any) -> None:
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match="`tokenizer` must have at most as many tokens as the mod"):
+        SpladeEncoder(mlm, larger)
+    with pytest.raises(ValueError, match="`idf` must hold finite weights; got NaN"):
+        InferenceFreeEncoder(mlm, tokenizer, idf={"cat": float("nan")})

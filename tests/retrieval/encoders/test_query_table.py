@@ -1,3 +1,4 @@
+import copy
 import gzip
 import json
 import math
@@ -14,14 +15,14 @@ from retrieval.encoders.query_table import QueryTable, inverse_document_frequenc
 
 def test_a_query_is_a_lookup(tokenizer: Any) -> None:
     table = QueryTable(tokenizer, len(tokenizer), {"cat": 2.5, "dog": -1.0, "[CLS]": 9.0})
-    rows = table.encode(["the cat the cat dog zebra", ""], None, 32)
+    rows = table.encode(["the cat the cat dog zebra", ""], None)
     ids = {token: i for token, i in tokenizer.get_vocab().items() if rows[0, i]}
     assert set(ids) == {"the", "cat"}, "special tokens and weights below 0 leave nothing"
     assert rows[0, ids["cat"]] == 2.5, "duplicates count once"
     assert rows[0, ids["the"]] == 1.0, "a token without idf weighs 1"
     assert rows[1].nnz == 0
     assert rows.dtype == np.float32
-    few = table.encode(["the cat"], 1, 32)
+    few = table.encode(["the cat"], 1)
     assert few.indices.tolist() == [ids["cat"]]
 
 
@@ -29,7 +30,7 @@ def test_training_sees_what_encoding_gives(tokenizer: Any) -> None:
     table = QueryTable(tokenizer, len(tokenizer), {"cat": 2.5, "dog": 0.5}, learn=True)
     ids = torch.tensor([[2, 5, 8, 8, 3], [2, 9, 3, -1, -1]])
     rows = table(ids)
-    expected = table.encode(["the cat cat", "dog"], None, 32).toarray()
+    expected = table.encode(["the cat cat", "dog"], None).toarray()
     assert np.array_equal(rows.detach().numpy(), expected)
     rows.sum().backward()
     assert table.idf.grad is not None
@@ -66,7 +67,7 @@ def test_the_score_of_the_published_example(sparsecode_data: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(minilm.get_model_path())
     table = QueryTable(tokenizer, len(tokenizer), sparsecode_data / "opensearch_idf.json.gz")
-    query = table.encode(["What's the weather in ny now?"], None, 512)
+    query = table.encode(["What's the weather in ny now?"], None)
     document = query.copy()
     document.data[:] = 0
     vocabulary = tokenizer.get_vocab()
@@ -77,3 +78,28 @@ def test_the_score_of_the_published_example(sparsecode_data: Path) -> None:
     looked_up = [float(query[0, vocabulary[token]]) for token in ("ny", "weather", "now")]
     assert looked_up == pytest.approx([5.7729, 4.5684, 3.5895], abs=1e-4)
     assert values.sum() == pytest.approx(17.5307, abs=2e-3)
+
+
+def test_queries_end_where_the_tokenizer_says(tokenizer: Any) -> None:
+    words = [
+        "cat",
+        "dog",
+        "horse",
+        "bird",
+        "sits",
+        "runs",
+        "sleeps",
+        "flies",
+        "eats",
+        "red",
+        "blue",
+    ]
+    table = QueryTable(tokenizer, len(tokenizer))
+    assert table.encode([" ".join(words)], None).nnz == len(words)
+    short = copy.deepcopy(tokenizer)
+    short.model_max_length = 6
+    assert QueryTable(short, len(tokenizer)).encode([" ".join(words)], None).nnz == 6
+    own = QueryTable(short, len(tokenizer), max_length=8)
+    assert own.encode([" ".join(words)], None).nnz == 8
+    with pytest.raises(ValueError, match="`max_query_length` must be an int in"):
+        QueryTable(tokenizer, len(tokenizer), max_length=0)

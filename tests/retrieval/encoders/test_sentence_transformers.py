@@ -14,7 +14,11 @@ from retrieval import (
     SpladeEncoder,
     load_encoder,
 )
-from retrieval.encoders.sentence_transformers import read_sparse_encoder, write_sparse_encoder
+from retrieval.encoders.sentence_transformers import (
+    _max_length,
+    read_sparse_encoder,
+    write_sparse_encoder,
+)
 
 TEXTS = ["the cat sits", "a dog runs near the river"]
 
@@ -89,3 +93,24 @@ def test_a_layer_norm_before_the_autoencoder_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"hidden_dim": 13}))
     with pytest.raises(ValueError, match=r"= \(13, 6\); got \(12, 6\)"):
         read_sparse_encoder(folder)
+
+
+def test_no_more_tokens_are_read_than_there_are_places(tmp_path: Path) -> None:
+    files = {
+        "sentence_bert_config": {},
+        "tokenizer_config": {"model_max_length": 512},
+        "config": {"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1},
+    }
+
+    def length(**changes: dict[str, Any]) -> int:
+        for name, content in (files | changes).items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return _max_length(tmp_path)
+
+    assert length() == 512
+    assert length(tokenizer_config={"model_max_length": 10**30}) == 512
+    assert length(sentence_bert_config={"max_seq_length": 128}) == 128
+    assert length(config={"max_position_embeddings": 256, "model_type": "bert"}) == 256
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "sentence_bert_config.json").unlink()
+    assert _max_length(tmp_path) == 256

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from sparsecode.training.array_rows import ArrayRows
+from sparsecode.training.array_rows import ArrayRows, PairedRows
 
 
 def stream(source, batch_size, n, **keywords):
@@ -83,3 +83,17 @@ def test_arrays_of_all_kinds(kind, tmp_path):
 def test_what_is_no_matrix_of_numbers_is_refused(array, error, message):
     with pytest.raises(error, match=message):
         ArrayRows(array)
+
+
+def test_pairs_of_rows_stay_together() -> None:
+    inputs = torch.arange(10.0)[:, None]
+    pairs = PairedRows(ArrayRows(inputs), ArrayRows((inputs * 2).double().numpy()))
+    assert pairs.n_features == 2
+    assert pairs.rows(2, 4).tolist() == [[2.0, 4.0], [3.0, 6.0]]
+    stream = pairs.batches(4, seed=1, start_row=3)
+    rows = torch.cat([next(stream) for _ in range(5)])
+    assert torch.equal(rows[:, 0] * 2, rows[:, 1])
+    alone = ArrayRows(inputs).batches(4, seed=1, start_row=3)
+    assert torch.equal(rows[:, :1], torch.cat([next(alone) for _ in range(5)]))
+    with pytest.raises(ValueError, match="one row for each of 10 inputs; got 9"):
+        PairedRows(ArrayRows(inputs), ArrayRows(inputs[1:]))
