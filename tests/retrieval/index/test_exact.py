@@ -81,6 +81,32 @@ def test_sparse_codes_are_taken_and_repeated_entries_add_up():
         assert index.document(0).nnz == 1
 
 
+def test_the_largest_float32_and_the_smallest_are_kept():
+    rows = scipy.sparse.csr_matrix(np.array([[3.4e38, -3.4e38, 1e-45, 0]], np.float32))
+    index = ExactIndex(4).add(rows)
+    assert (index.document(0) != rows).nnz == 0
+    assert index.search(rows, 1).scores.tolist() == [[np.inf]]
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.coo_matrix])
+def test_every_sparse_matrix_is_taken(kind):
+    rows = random_rows(50, WIDTH, 5, seed=0)
+    want = ExactIndex(WIDTH).add(rows).search(rows[:3], 4)
+    for dtype in (np.float32, np.float64):
+        given = kind(rows).astype(dtype)
+        found = ExactIndex(WIDTH).add(given).search(kind(rows[:3]).astype(dtype), 4)
+        np.testing.assert_array_equal(found.ids, want.ids)
+
+
+def test_rows_in_any_order_of_dimensions_are_taken_though_flags_say_sorted():
+    rows = scipy.sparse.csr_matrix(([1.0, 2.0], [1, 3], [0, 2]), shape=(1, 4), dtype=np.float32)
+    assert rows.has_canonical_format  # SciPy keeps that
+    rows.indices[:], rows.data[:] = [3, 1], [2.0, 1.0]
+    index = ExactIndex(4).add(rows)
+    assert index.document(0).toarray().tolist() == [[0, 1, 0, 2]]
+    assert index.search(rows, 1).lists() == [[(0, 5.0)]]
+
+
 def test_inputs_are_not_changed():
     rows = scipy.sparse.csr_matrix(([1.0, 2.0, 0.0], [3, 3, 4], [0, 3]), shape=(1, WIDTH))
     before = rows.copy()
