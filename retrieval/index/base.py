@@ -236,9 +236,7 @@ def check_rows(name: str, matrix: Any, width: int) -> scipy.sparse.csr_matrix:
             )
         if not ascend or np.count_nonzero(rows.data) < len(rows.data):
             rows = _canonical(rows)
-    with np.errstate(over="ignore", invalid="ignore"):  # squares of finite numbers may overflow
-        finite = rows.data @ rows.data < np.inf
-    if not finite:
+    if not np.isfinite(rows.data).all():
         _check_finite(name, rows)
     return rows
 
