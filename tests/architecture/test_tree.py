@@ -11,7 +11,6 @@ PACKAGES = ("sparsecode", "sae", "retrieval")
 
 # Modules without a test file of their own name, with the place where they are tested.
 TESTED_ELSEWHERE = {
-    "retrieval/encoded.py": "tests/retrieval/test_cli.py",
     "retrieval/evaluation/plots.py": "tests/retrieval/evaluation/test_cost.py",
     "retrieval/evaluation/trec.py": "tests/retrieval/evaluation/test_beir.py",
     "retrieval/index/base.py": "tests/retrieval/index/test_exact.py",
