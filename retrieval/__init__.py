@@ -13,10 +13,14 @@ from retrieval.evaluation import search_cost as search_cost
 from retrieval.evaluation import trec as trec
 from retrieval.index import AbstractIndex as AbstractIndex
 from retrieval.index import ExactIndex as ExactIndex
+from retrieval.index import MilvusIndex as MilvusIndex
+from retrieval.index import PgvectorIndex as PgvectorIndex
 from retrieval.index import Pruning as Pruning
 from retrieval.index import QdrantEdgeIndex as QdrantEdgeIndex
 from retrieval.index import QdrantIndex as QdrantIndex
 from retrieval.index import SearchResults as SearchResults
+from retrieval.index import SeismicIndex as SeismicIndex
+from retrieval.index import ShardedIndex as ShardedIndex
 from retrieval.index import open_index as open_index
 from retrieval.searcher import Explanation as Explanation
 from retrieval.searcher import Searcher as Searcher

@@ -81,6 +81,10 @@ def write_bigann(path: str | Path, rows: Any) -> None:
     rows : scipy sparse matrix of shape (N, F)
     """
     matrix = _checked(rows)
+    if matrix.shape[1] > 2**31:
+        raise ValueError(
+            f"`rows` must have at most 2^31 columns for BigANN's int32; got {matrix.shape[1]}."
+        )
     with io.atomic_file(path) as file:
         file.write(np.array([*matrix.shape, matrix.nnz], "<i8").tobytes())
         file.write(matrix.indptr.astype("<i8").tobytes())
@@ -101,12 +105,13 @@ def read_bigann(path: str | Path) -> scipy.sparse.csr_matrix:
     """
     raw = Path(path).read_bytes()
     n_rows, n_columns, nnz = np.frombuffer(raw[:24].ljust(24, b"\xff"), "<i8").tolist()
-    if min(n_rows, n_columns, nnz) < 0 or len(raw) != 24 + 8 * (n_rows + 1) + 8 * nnz:
+    fits = min(n_rows, n_columns, nnz) >= 0 and len(raw) == 24 + 8 * (n_rows + 1) + 8 * nnz
+    parts = np.frombuffer(raw, "<i8", n_rows + 1, 24) if fits else np.zeros(1, np.int64)
+    if not fits or parts[0] != 0 or parts[-1] != nnz or (np.diff(parts) < 0).any():
         raise io.CorruptFileError(
             f"`{path}` must be a whole file of BigANN's sparse form; its {len(raw)} bytes do not "
             "fit its header. Restore it from a copy or make it again."
         )
-    parts = np.frombuffer(raw, "<i8", n_rows + 1, 24)
     start = 24 + parts.nbytes
     indices = np.frombuffer(raw, "<i4", nnz, start)
     values = np.frombuffer(raw, "<f4", nnz, start + 4 * nnz)
@@ -148,8 +153,13 @@ def _write_json_vectors(
             f"`ids` and `texts` must have one item for each of {matrix.shape[0]} rows; "
             f"got {len(known)} and {len(contents)}."
         )
-    if names is not None and len(names) != matrix.shape[1]:
-        raise ValueError(f"`names` must have {matrix.shape[1]} names; got {len(names)}.")
+    if len(set(known)) != len(known):
+        raise ValueError(f"`ids` must be unique; {len(known)} ids have {len(set(known))} values.")
+    if names is not None and (len(names) != matrix.shape[1] or len(set(names)) != len(names)):
+        raise ValueError(
+            f"`names` must have {matrix.shape[1]} different names; got {len(names)}, of which "
+            f"{len(set(names))} differ."
+        )
     if matrix.nnz and matrix.data.min() < 0:
         raise ValueError(
             f"`rows` must have positive weights for an index of impacts; got {matrix.data.min():g}."

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from retrieval.index.ids import check_ids, check_unique, decode_ids
 from retrieval.index.results import SearchResults, from_lists
-from sparsecode._checks import check_choice, check_int
+from sparsecode._checks import check_choice, check_float, check_int
 
 Normalization = Literal["min_max", "z", "none"]
 
@@ -164,16 +165,27 @@ class BM25:
         b: float = 0.4,
         stopwords: str = "en",
     ) -> None:
-        self.ids = list(range(len(documents))) if ids is None else list(ids)
-        if not documents or len(self.ids) != len(documents):
+        texts = _texts("documents", documents)
+        known = check_ids("ids", range(len(texts)) if ids is None else ids)
+        if not texts or len(known) != len(texts):
             raise ValueError(
                 f"`documents` must be at least one text, with an id for each; "
-                f"got {len(documents)} texts and {len(self.ids)} ids."
+                f"got {len(texts)} texts and {len(known)} ids."
             )
+        check_unique("ids", known)
+        self.ids = decode_ids(known)
         self.stopwords = stopwords
         self._bm25s = _import_bm25s()
-        self._index = self._bm25s.BM25(k1=k1, b=b)
-        self._index.index(self._tokens(list(documents)), show_progress=False)
+        words = self._tokens(texts)
+        if not any(words):
+            raise ValueError(
+                f"`documents` must have a word that is no stop word; none of {len(texts)} has one. "
+                'Use stopwords="" to keep every word.'
+            )
+        self._index = self._bm25s.BM25(
+            k1=check_float("k1", k1, low=0), b=check_float("b", b, low=0, high=1)
+        )
+        self._index.index(words, show_progress=False)
 
     def search(self, queries: Sequence[str], k: int = 10) -> SearchResults:
         """Return the k documents with the largest scores for each query.
@@ -190,7 +202,7 @@ class BM25:
         """
         k = check_int("k", k, low=1)
         found = []
-        for words in self._tokens(list(queries)):
+        for words in self._tokens(_texts("queries", queries)):
             scores = self._index.get_scores(words) if words else np.zeros(len(self.ids))
             rows = np.flatnonzero(scores > 0)
             if len(rows) > k:
@@ -202,6 +214,16 @@ class BM25:
     def _tokens(self, texts: list[str]) -> list[list[str]]:
         words = self.stopwords or None
         return self._bm25s.tokenize(texts, stopwords=words, return_ids=False, show_progress=False)
+
+
+def _texts(name: str, texts: Iterable[str]) -> list[str]:
+    """Return a list of texts."""
+    listed = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+    wrong = [text for text in listed if not isinstance(text, str)]
+    if isinstance(texts, (str, bytes)) or wrong:
+        got = f"the single {type(texts).__name__}" if not wrong else repr(wrong[0])[:40]
+        raise TypeError(f"`{name}` must be a sequence of strings; got {got}.")
+    return listed
 
 
 def _import_bm25s() -> Any:
@@ -220,7 +242,8 @@ def _check_same(results: Sequence[SearchResults]) -> int:
             f"`results` must be at least one, all of the same queries; "
             f"got {[len(result) for result in results]} queries."
         )
-    if len({result.ids.dtype.kind for result in results}) != 1:
+    filled = [result for result in results if result.n_found.any()]  # the others have no ids
+    if len({result.ids.dtype.kind for result in filled}) > 1:
         raise TypeError("`results` must have ids of one kind; got ints and strings.")
     return len(results[0])
 
@@ -245,6 +268,7 @@ def _normalized(
 def _results(
     fused: Sequence[dict[Any, float]], results: Sequence[SearchResults], k: int
 ) -> SearchResults:
-    text_ids = results[0].ids.dtype.kind == "O"
+    text_ids = any(result.ids.dtype.kind == "O" for result in results if result.n_found.any())
+    text_ids = text_ids or all(result.ids.dtype.kind == "O" for result in results)
     pairs = [list(scores.items()) for scores in fused]
     return from_lists(pairs, check_int("k", k, low=1), text_ids=text_ids)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
+import scipy.sparse
 
 from retrieval.encoders.base import contributions
 from retrieval.index.base import AbstractIndex, KeepsDocuments, check_rows
@@ -82,7 +83,7 @@ class Searcher:
         scikit-learn transformer with sparse output). Rows come back as SciPy sparse matrices.
     index : AbstractIndex
     batch_size : int, default=1024
-        Documents that are encoded and added at a time.
+        Documents that are encoded at a time.
 
     Examples
     --------
@@ -102,7 +103,34 @@ class Searcher:
         self.batch_size = check_int("batch_size", batch_size, low=1)
 
     def fit(self, documents: Any, ids: Iterable[Any] | None = None) -> Self:
-        """Encode documents and add them to the index; the encoder stays as it is.
+        """Encode documents and fill the empty index with them; the encoder stays as it is.
+
+        Parameters
+        ----------
+        documents : sequence of str, or array of shape (N, d)
+            What the encoder takes.
+        ids : sequence of N ints or strings, or None, default=None
+            As in `AbstractIndex.add`.
+
+        Returns
+        -------
+        Searcher
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the index has documents: `add` is for more of them.
+        """
+        if len(self.index):
+            raise ValueError(
+                f"`index` must be empty for `fit`; it has {len(self.index)} documents. "
+                "Add to them with `add`, or take a new index."
+            )
+        return self.add(documents, ids)
+
+    def add(self, documents: Any, ids: Iterable[Any] | None = None) -> Self:
+        """Encode further documents and add them to the index: all, or none if one is refused.
 
         Parameters
         ----------
@@ -116,14 +144,21 @@ class Searcher:
         Searcher
             Itself.
         """
+        from tqdm.auto import tqdm
+
         known = None if ids is None else list(ids)
         if known is not None and len(known) != len(documents):
             raise ValueError(
                 f"`ids` must have one id for each of {len(documents)} documents; got {len(known)}."
             )
-        for own in self._batches(len(documents)):
-            rows = self.encode_documents(documents[own])
-            self.index.add(rows, ids=None if known is None else known[own])
+        batches = list(self._batches(len(documents)))
+        quiet = None if len(batches) > 1 else True
+        rows = [
+            self.encode_documents(documents[own])
+            for own in tqdm(batches, desc="encode", unit="batch", disable=quiet)
+        ]
+        if rows:
+            self.index.add(scipy.sparse.vstack(rows, format="csr"), ids=known)
         return self
 
     def search(self, queries: Any, k: int = 10, **options: Any) -> SearchResults:

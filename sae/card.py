@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sae.autoencoders import AbstractAutoencoder
@@ -15,12 +16,14 @@ METRICS = {
     "n_rows": "rows measured on",
 }
 WIDTH, HEIGHT, EDGE = 640, 260, 48
+INDEX = "# Sparse autoencoders"
 LIBRARY = "https://github.com/sparsecode/sparsecode"
 
 
 def front_matter(base_model: str | None) -> str:
     """Return the header by which the hub files a model."""
-    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_model))
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(base_model))
+    named = named and not Path(str(base_model)).exists()  # a folder here is no name on the hub
     base = [f"base_model: {base_model}"] if named else []
     tags = [f"- {tag}" for tag in ("sparse-autoencoder", "interpretability", "sparsecode")]
     return "\n".join(["---", "library_name: sparsecode", *base, "tags:", *tags, "---", ""])
@@ -75,11 +78,23 @@ def card(
     return "\n\n".join(sections) + "\n"
 
 
+def is_ours(page: str) -> bool:
+    """Return whether a page is one that `front_matter` begins."""
+    return (
+        page.startswith("---\n") and "\nlibrary_name: sparsecode\n" in page.partition("\n---\n")[0]
+    )
+
+
+def is_index(page: str) -> bool:
+    """Return whether a page lists hookpoints as `index` does."""
+    return is_ours(page) and f"\n{INDEX}\n" in page
+
+
 def index(repo: str, folders: Sequence[str]) -> str:
     """Return the page of a repository with one folder a hookpoint."""
     listed = "\n".join(f"- [`{name}`]({name}/README.md)" for name in folders)
     return (
-        f"# Sparse autoencoders\n\nOne folder a hookpoint, made with [sparsecode]({LIBRARY}):\n\n"
+        f"{INDEX}\n\nOne folder a hookpoint, made with [sparsecode]({LIBRARY}):\n\n"
         f"{listed}\n\n```python\nimport sae\n\nmodel = sae.load({repo!r}, "
         f'hookpoint={folders[0]!r})\nmodels = sae.load_many({repo!r}, "*")\n```\n'
     )

@@ -10,13 +10,9 @@ import torch
 from sae import compat
 from sae.autoencoders import AUTOENCODERS, AbstractAutoencoder
 from sae.compat.weights import read_safetensors
+from sae.manifest import CONFIG, FORMAT, FORMAT_VERSION, Manifest
 from sae.remote import located, located_many
 from sparsecode import io
-from sparsecode._checks import near_matches
-
-FORMAT = "sparsecode.sae"
-FORMAT_VERSION = 1
-CONFIG = io.CONFIG
 
 
 def save(
@@ -87,8 +83,10 @@ def load(
     revision : str or None, default=None
         Branch, tag or commit on the hub.
     given : dict or None, default=None
-        What files of others leave out: "input_scale" (that rows are multiplied by),
-        "target_scale", "threshold", "transcoder" (whether Gemma Scope's arrays are one).
+        What files of others leave out or leave open: "input_scale" (that rows are multiplied by),
+        "target_scale", "threshold", "transcoder" (whether Gemma Scope's arrays are one),
+        "normalize_decoder" (whether an ``AutoEncoder`` of dictionary_learning gets decoder rows of
+        unit norm, as ``load_dictionary`` gives it, which scales its codes).
     device : device, default="cpu"
     dtype : dtype or None, default=None
         None keeps the stored one.
@@ -111,6 +109,10 @@ def load(
     """
     path = located_model(folder, hookpoint, revision)
     ours = is_ours(path)
+    if ours and given:
+        raise ValueError(
+            f"`given` must be empty for what sae.save wrote, which says everything; got {given}."
+        )
     model = _load_ours(path) if ours else compat.build(compat.read(path, given or {}))
     return model.to(device=device, dtype=dtype).eval()
 
@@ -182,40 +184,12 @@ def stored_here(folder: Path) -> compat.Stored:
     -------
     sae.compat.Stored
     """
-    config = _config(folder)
-    tensors = read_safetensors(io.weights_file(folder, config)[0])
-    return compat.Stored(
-        config["architecture"], config["config"], tensors, dict(config.get("metadata") or {})
-    )
+    found = Manifest.of(folder)
+    tensors = read_safetensors(found.file)
+    return compat.Stored(found.architecture, found.config, tensors, found.metadata)
 
 
 def _load_ours(folder: Path) -> AbstractAutoencoder:
     """Return the autoencoder that `save` wrote, in its dtype."""
-    config = _config(folder)
-    model = AUTOENCODERS[config["architecture"]](**config["config"])
-    weights, digest = io.weights_file(folder, config)
-    model.load_state_dict(io.load_tensors(weights, sha256=digest))
-    model.metadata = dict(config.get("metadata") or {})
-    return model.to(dtype=getattr(torch, config["dtype"]))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of an autoencoder that this version can read."""
-    config = io.read_json(folder / CONFIG)
-    if config.get("format") == "sparsecode.run":
-        raise FileNotFoundError(
-            f"`{folder}` must hold a trained autoencoder; its training has not finished. "
-            "Go on with it first (resume)."
-        )
-    if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"`{folder}` must be of format {FORMAT} version {FORMAT_VERSION}; "
-            f"got {config.get('format')!r} version {config.get('format_version')!r}."
-        )
-    architecture = config["architecture"]
-    if architecture not in AUTOENCODERS:
-        raise ValueError(
-            f"`architecture` must be one of {', '.join(sorted(AUTOENCODERS))}; "
-            f"got {architecture!r}.{near_matches(architecture, list(AUTOENCODERS))}"
-        )
-    return config
+    found = Manifest.of(folder)
+    return found.made(io.load_tensors(found.file, sha256=found.sha256))

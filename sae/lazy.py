@@ -267,7 +267,7 @@ def _checked_architecture(path: Path, stored: Stored) -> str:
         )
     if stored.folded:
         raise ValueError(
-            f"`{path}` must hold weights as they are used to be read lazily; a scale is folded "
-            "into these. Convert them once: sae.save(sae.load(path), folder)."
+            f"`{path}` must hold weights as they are used to be read lazily; {stored.folded}. "
+            "Convert them once: sae.save(sae.load(path), folder)."
         )
     return "topk" if name in BY_K else name

@@ -15,6 +15,8 @@ from sparsecode import hub, io
 
 CURVES, README = "curves.svg", "README.md"
 
+STALE = r"(weights-[0-9a-f]{16}\.safetensors|evaluation\.json|curves\.svg)"  # of what was there
+
 
 @dataclass(frozen=True)
 class Published:
@@ -54,7 +56,9 @@ def push(
     """Put an autoencoder into a repository on the hub, with a page that describes it.
 
     The page holds L0, FVU and the other metrics, the training curve, all settings and where the
-    data come from, as far as the folder of the run has them.
+    data come from, as far as the folder of the run has them. A ``README.md`` that is not ours stays
+    as it is, and so does the page of an autoencoder that has the repository for itself when one
+    with a hookpoint is added. Figures of an earlier one in the same folder go with its weights.
 
     Parameters
     ----------
@@ -79,10 +83,11 @@ def push(
     Raises
     ------
     ValueError
-        If `hookpoint` cannot be a folder.
+        If `repo` is no name on the hub, or `hookpoint` cannot be a folder.
     ConnectionError, PermissionError, FileNotFoundError
         If the hub cannot be reached, refuses, or has no such branch.
     """
+    hub.check_name("repo", repo)
     run = Path() if isinstance(model, AbstractAutoencoder) else Path(model)
     facts = {} if isinstance(model, AbstractAutoencoder) else _run_facts(run)
     model = model if isinstance(model, AbstractAutoencoder) else load(run)
@@ -97,7 +102,9 @@ def push(
         files[README] = (front + card.index(repo, folders)).encode()
     else:
         files[README] = front.encode() + files[README]
-    stale = re.compile(re.escape(prefix) + r"weights-[0-9a-f]{16}\.safetensors")
+    if README in there and not _may_replace(repo, revision, alone=not hookpoint):
+        del files[README]
+    stale = re.compile(re.escape(prefix) + STALE)
     deleted = [name for name in there if stale.fullmatch(name) and name not in files]
     url = None
     if not dry_run:
@@ -106,6 +113,13 @@ def push(
             repo, files, message=message, delete=deleted, revision=revision, private=private
         )
     return Published(repo, files, deleted, url)
+
+
+def _may_replace(repo: str, revision: str | None, *, alone: bool) -> bool:
+    """Return whether the page of a repository is one of ours, and of the same kind."""
+    folder = hub.download(repo, [README], revision=revision)
+    page = (folder / README).read_text(encoding="utf-8", errors="replace")
+    return card.is_index(page) or (alone and card.is_ours(page))
 
 
 def _files(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoders import AbstractAutoencoder, KSparse, ReconstructsProducts
+from sae.row_norm import row_statistics
 from sparsecode import SparseCodes
 from sparsecode._checks import check_floating, check_int, check_last_dim
 
@@ -15,9 +16,9 @@ def matching_pursuit(model: AbstractAutoencoder, x: Tensor, *, k: int | None = N
     """Encode by picking, k times, the latent that explains most of what is left.
 
     From the residual ``r = x - b_dec`` the latent with the largest correlation with its decoder
-    row is taken, its projection subtracted, and so on. Codes are not negative, but for `KSparse`.
-    The encoder is not used, so any model can be read at any k; it costs k products with the
-    decoder instead of one with the encoder.
+    row is taken, its projection subtracted, and so on; where the model normalizes rows, x is the
+    normalized row. Codes are not negative, but for `KSparse`. The encoder is not used, so any model
+    can be read at any k; it costs k products with the decoder instead of one with the encoder.
 
     Parameters
     ----------
@@ -64,7 +65,11 @@ def matching_pursuit(model: AbstractAutoencoder, x: Tensor, *, k: int | None = N
         k = _own_k(model)
     k = check_int("k", k, low=1, high=model.n_latents, high_name="n_latents")
     x = check_last_dim("x", check_floating("x", x), model.n_features, "n_features")
-    rows_ND = x.reshape(-1, model.n_features).to(model.W_dec.dtype) - model.b_dec
+    rows_ND = x.reshape(-1, model.n_features).to(model.W_dec.dtype)
+    if model.row_norm != "none":
+        statistics = row_statistics(rows_ND, model.row_norm)
+        rows_ND = (rows_ND - statistics.shift) / statistics.divisor
+    rows_ND = rows_ND - model.b_dec
     norms_F = torch.linalg.vector_norm(model.W_dec, dim=1).clamp(min=1e-30)
     unit_FD = model.W_dec / norms_F[:, None]
     signed, step = isinstance(model, KSparse), max(1, CHUNK_ENTRIES // model.n_latents)

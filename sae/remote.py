@@ -70,13 +70,16 @@ def located_many(folder: str | Path, pattern: str, revision: str | None) -> dict
     return {name: _fetched(str(folder), names, name, revision) for name in chosen}
 
 
-def holding(names: Iterable[str]) -> list[str]:
+def holding(names: Iterable[str], *, doubtful: bool = False) -> list[str]:
     """Return the folders that hold an autoencoder; "" is the whole.
 
     Parameters
     ----------
     names : iterable of str
         Paths of files.
+    doubtful : bool, default=False
+        Whether a single file of torch counts beside autoencoders that are told by their names; it
+        may be OpenAI's, but trainings write states of that kind, too.
 
     Examples
     --------
@@ -89,13 +92,16 @@ def holding(names: Iterable[str]) -> list[str]:
         inside.setdefault(_text(path.parent), set()).add(path.name)
         if path.parent.name == "checkpoints":
             inside.setdefault(_text(path.parent.parent), set()).add(f"checkpoints/{path.name}")
-    found = [name for name, files in inside.items() if _holds(files)]
-    return sorted(found, key=_natural)
+    formats = {name: _formats(files) for name, files in inside.items()}
+    found = [name for name, known in formats.items() if known]
+    sure = [name for name in found if formats[name] != ["openai"]]
+    return sorted(found if doubtful or not sure else sure, key=_natural)
 
 
-def _holds(files: set[str]) -> bool:
+def _formats(files: set[str]) -> list[str]:
+    """Return the formats that the files of a folder may be of."""
     ours = "config.json" in files and any(re.match(r"weights-.*safetensors", f) for f in files)
-    return ours or bool(formats_of(Checkpoint(Path(), frozenset(files))))
+    return ["ours"] if ours else formats_of(Checkpoint(Path(), frozenset(files)))
 
 
 def _chosen(where: str, names: list[str], hookpoint: str | None) -> str:
@@ -111,7 +117,7 @@ def _chosen(where: str, names: list[str], hookpoint: str | None) -> str:
             f"{_listed(known)}."
         )
     wanted = hookpoint.strip("/")
-    if wanted in known or (wanted in names and wanted.endswith(WEIGHTS)):
+    if wanted in holding(names, doubtful=True) or (wanted in names and wanted.endswith(WEIGHTS)):
         return wanted
     raise FileNotFoundError(
         f"`hookpoint` must name a folder of `{where}` with an autoencoder; {hookpoint!r} is none "

@@ -54,3 +54,23 @@ def row_statistics(x: Tensor, row_norm: str) -> RowStatistics:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     scale = torch.where(norm > 0, norm, 1.0) / x.shape[-1] ** 0.5
     return RowStatistics(torch.zeros_like(scale), scale, scale)
+
+
+def decoder_factor(x: Tensor, row_norm: str) -> Tensor:
+    """Return what decoder rows are multiplied by where `x` is reconstructed.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., D)
+    row_norm : {"none", "layer_norm", "unit_norm"}
+
+    Returns
+    -------
+    Tensor of shape (..., 1)
+
+    Examples
+    --------
+    >>> decoder_factor(torch.tensor([[0.0, 6.0]]), "unit_norm")  # 6 / sqrt(2)
+    tensor([[4.2426]])
+    """
+    return torch.ones_like(x[..., :1]) if row_norm == "none" else row_statistics(x, row_norm).factor

@@ -9,6 +9,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_name(name: str, repo: str) -> str:
+    """Return the name of a repository if the hub can have one of that name.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the error.
+    repo : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it cannot.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise ValueError(
+            f"`{name}` must be a name on the hub, organization/name; got {repo!r}."
+        ) from None
+    return repo
+
+
 def list_files(repo: str, *, revision: str | None = None) -> list[str]:
     """Return the paths of all files of a model repository; without a network those kept here.
 

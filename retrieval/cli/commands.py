@@ -15,7 +15,7 @@ from retrieval.cli.inputs import encoder_identity, read_encoder, read_inputs, re
 from retrieval.evaluation import evaluate as evaluate_run
 from retrieval.evaluation import search_cost, trec
 from retrieval.evaluation.ranking import MEASURES
-from retrieval.index import ExactIndex, Pruning, open_index
+from retrieval.index import AbstractIndex, ExactIndex, Pruning, ShardedIndex, open_index
 from retrieval.index.storage import MANIFEST
 from retrieval.searcher import TwoSided
 from sparsecode import io
@@ -105,6 +105,7 @@ def index(
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the index.")],
     values: Annotated[Values, typer.Option(help="How values are held.")] = Values.float32,
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the index, searched together.")] = 1,
     prune_k: Annotated[
         int | None, typer.Option(min=1, help="Keep the largest k entries of a document.")
     ] = None,
@@ -128,13 +129,14 @@ def index(
     with sentences(debug):
         rows = encoded.open_encoded(documents)
         rules = Pruning(k=prune_k, mass=prune_mass, ratio=prune_ratio, threshold=prune_threshold)
-        built = _opened(out, rows.n_features, values.value, None if rules == Pruning() else rules)
+        given = {"values": values.value, "prune": None if rules == Pruning() else rules}
+        built = _opened(out, rows.n_features, shards, given)
         with _bar(rows.n_rows, progress, "indexing") as bar:
             for ids, part in rows.parts():
                 new = [row for row, one in enumerate(ids) if one not in built]
                 built.add(part[new], ids=[ids[row] for row in new])
                 bar.update(len(ids))
-        size = sum(file.stat().st_size for file in out.iterdir())
+        size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     typer.echo(f"{len(built)} documents, {size / 1e6:.1f} MB in {out}")
 
 
@@ -243,18 +245,24 @@ def _encode(model: Any, queries: bool, inputs: Any) -> Any:
     return model.encode_queries(inputs) if queries else model.encode_documents(inputs)
 
 
-def _opened(out: Path, n_features: int, values: str, rules: Pruning | None) -> ExactIndex:
+def _opened(out: Path, n_features: int, n_shards: int, given: dict[str, Any]) -> AbstractIndex:
     """Return a new index, or the one of an interrupted call."""
     if not (out / MANIFEST).exists():
-        return ExactIndex(n_features, values=values, path=out, prune=rules)
+        if n_shards > 1:
+            return ShardedIndex.create(out, n_features, n_shards, **given)
+        return ExactIndex(n_features, path=out, **given)
     opened = open_index(out)
-    same = isinstance(opened, ExactIndex) and (opened.n_features, opened.values, opened.prune)
-    if same != (n_features, values, rules):
+    parts = opened.shards if isinstance(opened, ShardedIndex) else [opened]
+    same = len(parts) == n_shards and all(
+        isinstance(part, ExactIndex)
+        and (part.n_features, part.values, part.prune) == (n_features, *given.values())
+        for part in parts
+    )
+    if not same:
         raise ValueError(
             f"`--out` must be a new folder, or the index of the same job; the index in `{out}` has "
             f"other settings. Choose another folder."
         )
-    assert isinstance(opened, ExactIndex)
     return opened
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from sparsecode import io
 
 HEADER = "query-id\tcorpus-id\tscore"
-GRADE_COLUMNS = ("score", "relevance", "rel", "grade", "label")  # how headers call the last one
 
 
 @dataclass(frozen=True)
@@ -104,51 +103,54 @@ def write(collection: Collection, folder: str | Path, split: str = "test") -> No
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Return the judgments of a .tsv file with a header: query id, document id, grade."""
+    """Return the judgments of a .tsv file: query id, document id, grade; or as TREC has them.
+
+    Lines with four fields have the grade in the last and the document in the third. The first line
+    may be a header.
+    """
     qrels: dict[str, dict[str, int]] = {}
-    is_first = True
-    for number, line in lines_of(path):
+    for place, (number, line) in enumerate(lines_of(path)):
         fields = line.split("\t")
         grade = _grade(fields[-1])
-        is_header = is_first and fields[-1].strip().lower() in GRADE_COLUMNS
-        if len(fields) != 3 or (grade is None and not is_header):
+        if grade is None and place == 0 and fields[0].lower().startswith(("query", "qid", "topic")):
+            continue
+        if len(fields) not in (3, 4) or grade is None:
             raise ValueError(
                 f"`{path}` must have lines of query id, document id and an integer grade with tabs "
                 f"between them; got {line!r} in line {number}."
             )
-        if grade is not None:
-            qrels.setdefault(fields[0], {})[fields[1]] = grade
-        is_first = False
+        add_once(qrels.setdefault(fields[0], {}), fields[-2], grade, path, number)
     return qrels
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbers and lines of a text file, or of the one with .gz added, without empty ones.
+def add_once(known: dict[str, Any], one: str, value: float, path: str | Path, number: int) -> None:
+    """Note what a line says of a document, unless another line has said something else."""
+    if known.setdefault(one, value) != value:
+        raise ValueError(
+            f"`{path}` must say one thing of each document of a query; got {known[one]} and then "
+            f"{value} for {one!r}, in line {number}."
+        )
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is neither.
-    ValueError
-        If it is not UTF-8, or a .gz file that is cut or damaged.
-    """
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines that are not empty, also of the file with .gz added."""
     packed = path.with_name(path.name + ".gz")
     if not path.exists() and packed.exists():
         path = packed
     if not path.exists():
         raise FileNotFoundError(f"`{path}` must exist; there is no such file.")
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig") as file:  # files of Windows begin with a mark
-        try:
+    number = 0
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:  # also with a mark at the start
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, line.rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"`{path}` must be text in UTF-8; {error.reason}.") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise ValueError(
-                f"`{path}` must be a whole .gz file; it is cut or damaged. Fetch it again."
-            ) from None
+                    yield number, line.rstrip("\r\n")
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise io.CorruptFileError(
+            f"`{path}` must be a whole file of UTF-8 text; after line {number}, {error}. "
+            "Get it anew."
+        ) from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -171,18 +173,22 @@ def _document(row: dict[str, Any], place: str) -> tuple[str, str]:
 
 
 def _pair(row: dict[str, Any], place: str) -> tuple[str, str]:
-    if row.get("_id") is None or not isinstance(row.get("text"), str):
-        raise ValueError(f"{place} must have `_id` and a string `text`; got keys {sorted(row)}.")
-    return str(row["_id"]), row["text"]
+    one, text = row.get("_id"), row.get("text")
+    if isinstance(one, bool) or not isinstance(one, (str, int)) or not isinstance(text, str):
+        raise ValueError(
+            f"{place} must have an `_id`, string or int, and a string `text`; got `_id` {one!r} "
+            f"and keys {sorted(row)}."
+        )
+    return str(one), text
 
 
 def _grade(text: str) -> int | None:
-    """Return a grade, also of "1.0", or None for other texts."""
+    """Return the integer that a text is, if it is one."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
         return None
-    return int(number) if number.is_integer() else None
+    return int(value) if value.is_integer() else None
 
 
 def _check_once(name: str, ids: list[str]) -> None:

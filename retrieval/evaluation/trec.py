@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from retrieval.evaluation.beir import lines_of
+from retrieval.evaluation.beir import add_once, lines_of
 from retrieval.evaluation.ranking import Qrels, Run
 from sparsecode import io
 
@@ -25,8 +25,9 @@ def write_run(path: str | Path, run: Run, tag: str = "sparsecode") -> None:
     lines = []
     for query, scores in run.items():
         _check_words("run", [query, *scores])
-        if not all(math.isfinite(score) for score in scores.values()):
-            raise ValueError(f"`run` must have finite scores; got NaN or infinity for {query!r}.")
+        for one, score in scores.items():
+            if not math.isfinite(score):
+                raise ValueError(f"`run` must have finite scores; got {score} for {one!r}.")
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
         lines += [
             f"{query} Q0 {one} {rank} {float(score)!r} {tag}"
@@ -49,17 +50,17 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """
     run: dict[str, dict[str, float]] = {}
     for number, line in lines_of(Path(path)):
-        fields = line.split()
         try:
-            query, _, one, _, score, _ = fields
-            if not math.isfinite(float(score)):
-                raise ValueError
-            run.setdefault(query, {})[one] = float(score)
+            query, _, one, _, text, _ = line.split()
+            score = float(text)
         except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
             raise ValueError(
-                f"`{path}` must have lines `query Q0 document rank score tag`; "
+                f"`{path}` must have lines `query Q0 document rank score tag`, with finite scores; "
                 f"got {line!r} in line {number}."
-            ) from None
+            )
+        add_once(run.setdefault(query, {}), one, score, path, number)
     return run
 
 
@@ -93,14 +94,14 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     """
     qrels: dict[str, dict[str, int]] = {}
     for number, line in lines_of(Path(path)):
-        fields = line.split()
         try:
-            query, _, one, grade = fields
-            qrels.setdefault(query, {})[one] = int(grade)
+            query, _, one, text = line.split()
+            grade = int(text)
         except ValueError:
             raise ValueError(
                 f"`{path}` must have lines `query 0 document grade`; got {line!r} in line {number}."
             ) from None
+        add_once(qrels.setdefault(query, {}), one, grade, path, number)
     return qrels
 
 

@@ -158,7 +158,8 @@ class AbstractIndex(ABC):
         k : int, default=10
             May exceed the number of documents.
         filter : collection of ids or None, default=None
-            Documents that may be results; ids that are not in the index match nothing.
+            Documents that may be results; ids that are not in the index match nothing, nor do
+            those of empty places of results.
         prune : Pruning or None, default=None
             Applied to the queries.
         **options : object
@@ -174,12 +175,18 @@ class AbstractIndex(ABC):
             rows = prune.apply(rows)
         allowed = None
         if filter is not None:
-            allowed = np.unique(check_ids("filter", filter, self.id_kind))
+            listed = filter.tolist() if isinstance(filter, np.ndarray) else list(filter)
+            wanted = [one for one in listed if one is not None and one != -1]  # of empty places
+            allowed = np.unique(check_ids("filter", wanted, self.id_kind))
         return self._search(rows, k, allowed, **options)
 
     def __contains__(self, one: object) -> bool:
         """Return whether a document of this id is in the index."""
-        return bool(self._contains(check_ids("id", [one], self.id_kind))[0])
+        try:
+            known = check_ids("id", [one], self.id_kind)
+        except (TypeError, ValueError):
+            return False  # no document has such an id
+        return bool(self._contains(known)[0])
 
     @staticmethod
     def _refuse(name: str, ids: np.ndarray, bad: np.ndarray, must: str, fact: str) -> None:
@@ -210,29 +217,69 @@ class KeepsDocuments(ABC):
 
 def check_rows(name: str, matrix: Any, width: int) -> scipy.sparse.csr_matrix:
     """Return rows as a canonical CSR matrix of finite float32 without zeros."""
+    is_csr = type(matrix) is scipy.sparse.csr_matrix
+    known: Any = matrix if is_csr else _scipy_matrix(name, matrix)
+    if known.ndim != 2 or known.shape[1] != width:
+        raise ValueError(
+            f"`{name}` must have shape (any, n_features) = (any, {width}); got {known.shape}."
+        )
+    rows = _float32_rows(name, known)
+    if len(rows.indices):
+        ascend = _ascend(rows)
+        one = ascend and rows.shape[0] == 1
+        indices = rows.indices
+        low, high = (indices[0], indices[-1]) if one else (indices.min(), indices.max())
+        if not 0 <= low <= high < width:
+            raise ValueError(
+                f"`{name}` must have indices in [0, n_features) = [0, {width}); got values "
+                f"from {low} to {high}."
+            )
+        if not ascend or np.count_nonzero(rows.data) < len(rows.data):
+            rows = _canonical(rows)
+    if not rows.data @ rows.data < np.inf:  # there may be one that is not finite
+        _check_finite(name, rows)
+    return rows
+
+
+def _scipy_matrix(name: str, matrix: Any) -> Any:
     if isinstance(matrix, SparseCodes):
-        matrix = matrix.flatten().to_scipy()
-    elif not scipy.sparse.issparse(matrix):
+        return matrix.flatten().to_scipy()
+    if not scipy.sparse.issparse(matrix):
         raise TypeError(
             f"`{name}` must be a SciPy sparse matrix or SparseCodes; got {type(matrix).__name__}."
         )
-    if matrix.ndim != 2 or matrix.shape[1] != width:
-        raise ValueError(
-            f"`{name}` must have shape (any, n_features) = (any, {width}); got {matrix.shape}."
-        )
-    if matrix.dtype.kind not in "fiub":
+    return matrix
+
+
+def _float32_rows(name: str, matrix: Any) -> Any:
+    """Return the matrix itself where it is CSR of float32: this is most of the time of a search."""
+    if type(matrix) is scipy.sparse.csr_matrix and matrix.data.dtype == np.float32:
+        if len(matrix.data) == len(matrix.indices) == matrix.indptr[-1]:
+            return matrix
+    elif matrix.dtype.kind not in "fiub":
         raise TypeError(f"`{name}` must have real numbers; got dtype {matrix.dtype}.")
-    with np.errstate(over="ignore"):  # said below
-        rows: Any = scipy.sparse.csr_matrix(matrix, dtype=np.float32)
-    if rows.nnz and not 0 <= rows.indices.min() <= rows.indices.max() < width:
-        raise ValueError(
-            f"`{name}` must have indices in [0, n_features) = [0, {width}); got values "
-            f"from {rows.indices.min()} to {rows.indices.max()}."
-        )
-    if not rows.has_canonical_format or (rows.data == 0).any():
-        rows = rows.copy()
-        rows.sum_duplicates()
-        rows.eliminate_zeros()
+    with np.errstate(over="ignore"):  # `_check_finite` says so
+        return scipy.sparse.csr_matrix(matrix, dtype=np.float32)
+
+
+def _ascend(rows: Any) -> bool:
+    """Return whether dimensions ascend in each row; SciPy's own flag may be out of date."""
+    indices, starts = rows.indices, rows.indptr[1:-1]
+    ascends = indices[1:] > indices[:-1]
+    if len(starts):
+        ascends[starts[(starts > 0) & (starts < len(indices))] - 1] = True
+    return bool(ascends.all())
+
+
+def _canonical(rows: Any) -> Any:
+    parts = (rows.data, rows.indices, rows.indptr)
+    rows = scipy.sparse.csr_matrix(parts, shape=rows.shape, copy=True)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    return rows
+
+
+def _check_finite(name: str, rows: Any) -> None:
     bad = np.flatnonzero(~np.isfinite(rows.data))
     if bad.size:
         row = int(np.searchsorted(rows.indptr, bad[0], side="right")) - 1
@@ -240,4 +287,3 @@ def check_rows(name: str, matrix: Any, width: int) -> scipy.sparse.csr_matrix:
             f"`{name}` must be finite in float32; got {rows.data[bad[0]]} in row {row}. "
             "Drop or repair those rows first."
         )
-    return rows

@@ -20,7 +20,7 @@ from retrieval.index.segments import MOST_DOCUMENTS, Segment, merged, n_to_merge
 from retrieval.index.storage import StoredSegment
 from sparsecode import io
 from sparsecode._checks import check_choice, check_int
-from sparsecode.ops.scoring import Queries, score_rows, score_topk
+from sparsecode.ops.scoring import Queries, score_rows, score_topk_arrays
 from sparsecode.ops.scoring.postings import DTYPES
 
 
@@ -56,7 +56,7 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
     [[('a', 3.0), ('c', 2.0)]]
     """
 
-    engine = "exact"
+    engine = storage.ENGINE
 
     def __init__(
         self,
@@ -249,23 +249,17 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         if first_terms is not None:
             check_int("first_terms", first_terms, low=1)
             n_candidates = check_int("n_candidates", n_candidates, low=k)
-        masks = [
-            None if mask is None else torch.from_numpy(mask)
-            for mask in (segment.allowed(allowed) for segment in self._segments)
-        ]
-        n_queries = queries.shape[0]
-        n_parts = min(self.n_threads, max(n_queries, 1))
-        edges = np.linspace(0, n_queries, n_parts + 1).astype(int)
-        parts = [queries] if n_parts == 1 else [queries[a:b] for a, b in pairwise(edges)]
+        segments = [(segment, segment.allowed(allowed)) for segment in self._segments]
 
         def search_part(part: Any) -> tuple[np.ndarray, np.ndarray]:
-            return self._search_part(part, k, masks, first_terms, n_candidates)
+            return self._search_part(part, k, segments, first_terms, n_candidates)
 
-        if len(parts) == 1:
-            found = [search_part(parts[0])]
-        else:
-            with ThreadPoolExecutor(len(parts)) as pool:
-                found = list(pool.map(search_part, parts))
+        n_parts = min(self.n_threads, queries.shape[0])
+        if n_parts < 2:
+            return SearchResults(*search_part(queries))
+        edges = np.linspace(0, queries.shape[0], n_parts + 1).astype(int)
+        with ThreadPoolExecutor(n_parts) as pool:
+            found = list(pool.map(search_part, (queries[a:b] for a, b in pairwise(edges))))
         ids, scores = (np.concatenate(column) for column in zip(*found, strict=True))
         return SearchResults(ids, scores)
 
@@ -273,35 +267,38 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         self,
         queries: Any,
         k: int,
-        masks: Sequence[torch.Tensor | None],
+        segments: Sequence[tuple[Segment, np.ndarray | None]],
         first_terms: int | None,
         n_candidates: int | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         codes = Queries.from_canonical(queries)
-        shape = (queries.shape[0], k)
         all_ids, all_scores = [], []
-        for segment, mask in zip(self._segments, masks, strict=True):
+        for segment, allowed in segments:
             if first_terms is None or n_candidates is None:
-                scores, rows = score_topk(codes, segment.postings, k, mask=mask)
+                scores, rows = score_topk_arrays(codes, segment.postings, k, allowed)
             else:
                 heaviest = Queries.from_canonical(Pruning(k=first_terms).apply(queries))
-                _, rows = score_topk(heaviest, segment.postings, n_candidates, mask=mask)
-                scores = score_rows(codes, segment.postings, rows)
-            all_scores.append(scores.numpy())
-            all_ids.append(segment.ids[np.maximum(rows.numpy(), 0)])
+                _, rows = score_topk_arrays(heaviest, segment.postings, n_candidates, allowed)
+                scores = score_rows(codes, segment.postings, torch.from_numpy(rows)).numpy()
+            all_scores.append(scores)
+            all_ids.append(segment.ids.take(rows, mode="clip"))
         if not all_ids:
+            shape = (len(codes), k)
             return self._named(np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32))
+        if len(all_ids) == 1 and first_terms is None:
+            return self._named(all_ids[0], all_scores[0])
         ids, scores = np.concatenate(all_ids, 1), np.concatenate(all_scores, 1)
-        if len(all_ids) > 1 or first_terms is not None:
-            order = np.lexsort((ids, -scores), axis=1)[:, :k]
-            ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+        order = np.lexsort((ids, -scores), axis=1)[:, :k]
+        ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
         return self._named(ids, scores)
 
     def _named(self, ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ids as users know them, with empty places."""
-        found = scores > -np.inf
         if self._kind != "str":
-            return np.where(found, ids, -1), scores
+            if scores.size and scores[:, -1].min() == -np.inf:
+                ids[scores == -np.inf] = -1
+            return ids, scores
+        found = scores > -np.inf
         named = np.full(ids.shape, None, object)
         named[found] = decode_ids(ids[found])
         return named, scores

@@ -61,9 +61,10 @@ def _encoded(name: str, listed: list[Any]) -> np.ndarray:
     for one in listed:
         if not isinstance(one, str):
             raise TypeError(f"`{name}` must be all ints or all strings; got {one!r} among strings.")
-        if not one or "\0" in one or len(one.encode(errors="replace")) > LONGEST:
+        size = len(one.encode(errors="surrogatepass"))
+        if not 0 < size <= LONGEST or "\0" in one or any("\ud800" <= c <= "\udfff" for c in one):
             raise ValueError(
-                f"`{name}` must be strings of 1 to {LONGEST} bytes without a zero byte; "
+                f"`{name}` must be strings of 1 to {LONGEST} bytes of UTF-8 without a zero byte; "
                 f"got {one[:40]!r}."
             )
     return np.array([one.encode() for one in listed])
@@ -73,6 +74,6 @@ def _numbers(name: str, listed: list[Any]) -> np.ndarray:
     for one in listed:
         if isinstance(one, bool) or not isinstance(one, (int, np.integer)):
             raise TypeError(f"`{name}` must be all ints or all strings; got {one!r}.")
-        if not 0 <= one < 2**63:
-            raise ValueError(f"`{name}` must be ints in [0, 2^63); got {one}.")
+        if not 0 <= one < 2**63 - 1:  # there is always a next one
+            raise ValueError(f"`{name}` must be ints in [0, 2^63 - 1); got {one}.")
     return np.array(listed, np.int64)

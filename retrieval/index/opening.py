@@ -5,16 +5,24 @@ from typing import Any
 
 from retrieval.index.base import AbstractIndex
 from retrieval.index.exact import ExactIndex
+from retrieval.index.milvus import MilvusIndex
+from retrieval.index.pgvector import PgvectorIndex
 from retrieval.index.qdrant import QdrantIndex
 from retrieval.index.qdrant_edge import QdrantEdgeIndex
+from retrieval.index.seismic import SeismicIndex
+from retrieval.index.sharded import ShardedIndex
 from retrieval.index.storage import MANIFEST
 from sparsecode import io
 from sparsecode._checks import near_matches
 
 INDEXES: dict[str, Any] = {
     "exact": ExactIndex,
+    "sharded": ShardedIndex,
     "qdrant_edge": QdrantEdgeIndex,
     "qdrant": QdrantIndex,
+    "milvus": MilvusIndex,
+    "pgvector": PgvectorIndex,
+    "seismic": SeismicIndex,
 }
 """Engines that keep an index in a folder, by the name in its ``index.json``."""
 

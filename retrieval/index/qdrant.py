@@ -8,10 +8,14 @@ import numpy as np
 import scipy.sparse
 
 from retrieval.index.engine import AbstractEngineIndex, missing
+from retrieval.index.limits import Limits
 from retrieval.index.pruning import Pruning
+from sparsecode import io
+from sparsecode._checks import check_int
 
 BATCH = 500
-FIELD = "sparse"
+FIELD, STATE = "sparse", "state.json"
+MEMORY = ":memory:"
 
 
 class QdrantIndex(AbstractEngineIndex):
@@ -25,23 +29,30 @@ class QdrantIndex(AbstractEngineIndex):
     Parameters
     ----------
     n_features : int
-        Number of dimensions, below 2^32.
+        Number of dimensions, at most 2^32.
     location : str, default=":memory:"
         Address of a server, such as ``"http://localhost:6333"``, or ``":memory:"``.
+    api_key : str or None, default=None
+        Of a server that asks for one. It is not saved: give it to `open_index` again.
     collection : str, default="sparsecode"
         Name of the collection.
+    timeout : int, default=60
+        Seconds to wait for an answer of a server.
     prune : Pruning or None, default=None
         Applied to documents as they are added.
     """
 
     engine = "qdrant"
+    limits = Limits(name="Qdrant", n_features=2**32)
 
     def __init__(
         self,
         n_features: int,
         *,
-        location: str = ":memory:",
+        location: str = MEMORY,
+        api_key: str | None = None,
         collection: str = "sparsecode",
+        timeout: int = 60,
         prune: Pruning | None = None,
     ) -> None:
         super().__init__(n_features, prune=prune)
@@ -49,21 +60,22 @@ class QdrantIndex(AbstractEngineIndex):
             import qdrant_client
         except ModuleNotFoundError:
             raise missing("qdrant-client", "QdrantIndex") from None
-        if self.n_features >= 2**32:
-            raise ValueError(
-                f"`n_features` must be below 2^32 for Qdrant; got {n_features}. Use ExactIndex."
-            )
         self.location, self.collection = location, collection
+        self.timeout = check_int("timeout", timeout, low=1)
         self._models: Any = qdrant_client.models
-        self._client: Any = qdrant_client.QdrantClient(location=location)
+        options: dict[str, Any] = {}
+        if location != MEMORY:  # the check of versions warns from a thread of its own: off
+            options = {"api_key": api_key, "timeout": timeout, "check_compatibility": False}
+        self._client: Any = qdrant_client.QdrantClient(location=location, **options)
         self._made = False
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor, without `prune`."""
+        """Return the arguments of the constructor, without `api_key` and `prune`."""
         return {
             "n_features": self.n_features,
             "location": self.location,
             "collection": self.collection,
+            "timeout": self.timeout,
         }
 
     def _upsert(self, numbers: Sequence[int], rows: scipy.sparse.csr_matrix) -> None:
@@ -120,8 +132,17 @@ class QdrantIndex(AbstractEngineIndex):
         )
         return [(point.id, point.score) for point in found.points]
 
+    def _count(self) -> int:
+        """Return the number of rows that Qdrant holds."""
+        if not self._client.collection_exists(self.collection):
+            return 0
+        return self._client.count(self.collection, exact=True).count
+
     def _dump(self, folder: Path) -> None:
-        if self.location != ":memory:" or not self._made:
+        if self.location != MEMORY:
+            io.write_json(folder / STATE, {"n_rows": self._count()})
+            return
+        if not self._made:
             return
         ids, vectors = [], []
         for number in self._id_of:
@@ -135,8 +156,14 @@ class QdrantIndex(AbstractEngineIndex):
         np.savez(folder / "rows.npz", indptr=indptr, **arrays)
 
     def _load(self, folder: Path) -> None:
-        if self.location != ":memory:":
+        if self.location != MEMORY:
             self._made = self._client.collection_exists(self.collection)
+            expected, n_rows = io.read_json(folder / STATE)["n_rows"], self._count()
+            if n_rows != expected:
+                raise io.CorruptFileError(
+                    f"`collection` must have the {expected} rows of when the index was saved; "
+                    f"{self.collection!r} has {n_rows}. Make the index again."
+                )
         elif (folder / "rows.npz").exists():
             with np.load(folder / "rows.npz", allow_pickle=False) as held:
                 shape = (len(held["numbers"]), self.n_features)

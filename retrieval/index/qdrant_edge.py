@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from retrieval.index.engine import AbstractEngineIndex, missing, temporary_folder
+from retrieval.index.limits import Limits
 from retrieval.index.pruning import Pruning
 
 BATCH = 5000
@@ -24,12 +25,13 @@ class QdrantEdgeIndex(AbstractEngineIndex):
     Parameters
     ----------
     n_features : int
-        Number of dimensions, below 2^32.
+        Number of dimensions, at most 2^32.
     prune : Pruning or None, default=None
         Applied to documents as they are added.
     """
 
     engine = "qdrant_edge"
+    limits = Limits(name="Qdrant", n_features=2**32)
 
     def __init__(self, n_features: int, *, prune: Pruning | None = None) -> None:
         super().__init__(n_features, prune=prune)
@@ -37,10 +39,6 @@ class QdrantEdgeIndex(AbstractEngineIndex):
             import qdrant_edge as q
         except ModuleNotFoundError:
             raise missing("qdrant-edge-py", "QdrantEdgeIndex") from None
-        if self.n_features >= 2**32:
-            raise ValueError(
-                f"`n_features` must be below 2^32 for Qdrant; got {n_features}. Use ExactIndex."
-            )
         self._qdrant: Any = q
         self._place = temporary_folder(self) / "shard"
         self._place.mkdir()

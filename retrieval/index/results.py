@@ -37,6 +37,30 @@ class SearchResults:
             for ids, scores, n in zip(self.ids, self.scores, self.n_found, strict=True)
         ]
 
+    def recall(self, exact: "SearchResults") -> float:
+        """Return the share of the results of an exact search that are here too.
+
+        Parameters
+        ----------
+        exact : SearchResults
+            Of the same queries.
+
+        Returns
+        -------
+        float
+            1 if there are no exact results.
+        """
+        if len(self) != len(exact):
+            raise ValueError(
+                f"`exact` must be of the same {len(self)} queries; got {len(exact)} queries."
+            )
+        hits = sum(
+            len({one for one, _ in mine} & {one for one, _ in theirs})
+            for mine, theirs in zip(self.lists(), exact.lists(), strict=True)
+        )
+        n_exact = int(exact.n_found.sum())
+        return hits / n_exact if n_exact else 1.0
+
     def to_run(self, query_ids: Iterable[Any]) -> dict[str, dict[str, float]]:
         """Return ``{query id: {document id: score}}``, all ids as strings, for `evaluate`.
 
@@ -62,14 +86,26 @@ class SearchResults:
 def from_lists(
     found: Sequence[Sequence[tuple[Any, float]]], k: int, *, text_ids: bool
 ) -> SearchResults:
-    """Return results from pairs of id and score in any order: sorted, cut to k and filled up."""
+    """Return results from pairs of id and score in any order: sorted, cut to k and filled up.
+
+    Raises
+    ------
+    ValueError
+        If a score is not finite in float32.
+    """
     ids: np.ndarray = np.full(
         (len(found), k), None if text_ids else -1, object if text_ids else int
     )
     scores = np.full((len(found), k), -np.inf, np.float32)
     for query, pairs in enumerate(found):
-        best = sorted(((np.float32(score), one) for one, score in pairs), key=_order)[:k]
-        for place, (score, one) in enumerate(best):
+        with np.errstate(over="ignore"):  # said below
+            best = sorted(((np.float32(score), one) for one, score in pairs), key=_order)
+        for score, one in best:
+            if not np.isfinite(score):
+                raise ValueError(
+                    f"Scores must be finite; got {score} for document {one!r} of query {query}."
+                )
+        for place, (score, one) in enumerate(best[:k]):
             ids[query, place], scores[query, place] = one, score
     return SearchResults(ids, scores)
 

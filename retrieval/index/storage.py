@@ -26,7 +26,10 @@ Files are never changed. New ones are written beside the old, complete and flush
 """
 
 import hashlib
-from collections.abc import Mapping
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,10 +42,13 @@ from retrieval.index.segments import Segment
 from sparsecode import io
 from sparsecode.ops.scoring import Postings
 
-MANIFEST = "index.json"
+MANIFEST, ENGINE = "index.json", "exact"
 VERSION = 1
 PARTS = ("ids", "values", "documents", "offsets", "peaks", "scales", "alive")
 CHUNK, SMALL = 2**22, 2**12
+OWN = re.compile(r"s\d{6,}\.(ids|values|documents|offsets|peaks|scales|alive(-\d+)?)\.npy")
+SHARD = re.compile(r"shard-\d+-\d{3,}")
+UNFINISHED = re.compile(rf"\.({OWN.pattern}|index\.json)\.[^.]+\.tmp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +84,10 @@ def write_alive(
 
 def read_segment(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Segment:
     """Return a memory-mapped segment; files that are not what was written are refused by name."""
+    for part in entry.values():
+        if not OWN.fullmatch(part["file"]):  # not even to be read: it may be anywhere
+            fact = f"it names the file {part['file']!r}"
+            raise io.CorruptFileError(_sentence(folder / MANIFEST, fact))
     parts = {part: _read(folder / entry[part]["file"], entry[part], verify) for part in entry}
     tensors = {
         part: torch.from_numpy(array)
@@ -114,8 +124,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Make the files that the manifest names the index, and remove all others of an index."""
     io.write_json(folder / MANIFEST, manifest)
     named = {part["file"] for entry in manifest["segments"] for part in entry.values()}
-    for file in folder.glob("s[0-9]*.npy"):
-        if file.name not in named:
+    for file in folder.iterdir():
+        unfinished = UNFINISHED.fullmatch(file.name)
+        if unfinished or (OWN.fullmatch(file.name) and file.name not in named):
             with suppress(OSError):  # it is of no use, and does no harm either
                 file.unlink()
 
@@ -123,6 +134,11 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an exact index."""
     manifest = io.read_json(folder / MANIFEST)
+    if manifest.get("engine") != ENGINE:
+        raise ValueError(
+            f"`{folder / MANIFEST}` must be of engine {ENGINE!r}; got {manifest.get('engine')!r}. "
+            "Open it with open_index, or choose another folder."
+        )
     if manifest.get("version") != VERSION:
         raise ValueError(
             f"`{folder / MANIFEST}` must have version {VERSION}; got {manifest.get('version')!r}. "
@@ -138,16 +154,67 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / MANIFEST).exists():
-        leftovers = all(file.name.endswith((".npy", ".tmp")) for file in folder.iterdir())
-        if not leftovers:  # of a first write that was killed
+        if not all(_is_leftover(file) for file in folder.iterdir()):
             raise ValueError(
                 f"`path` must be a new or empty folder; `{folder}` has other files. Choose another."
             )
-    elif not overwrite:
+        return  # what a first write left that was killed
+    check_is_index(folder)
+    if not overwrite:
         raise ValueError(
             f"`path` must be a new or empty folder; `{folder}` has an index. "
             "Open it with open_index, choose another, or use overwrite=True."
         )
+
+
+def _is_leftover(file: Path) -> bool:
+    """Return whether a file, or a shard, is what a first write leaves that was killed."""
+    if SHARD.fullmatch(file.name) and file.is_dir():
+        parts = [part for part in file.iterdir() if part.name not in (MANIFEST, "engine")]
+        return all(_is_leftover(part) for part in parts)
+    return bool(OWN.fullmatch(file.name) or UNFINISHED.fullmatch(file.name))
+
+
+def check_is_index(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an index of any engine; refuse a folder that only looks like one."""
+    try:
+        manifest = io.read_json(folder / MANIFEST)
+    except io.CorruptFileError:
+        manifest = {}
+    if "engine" not in manifest:
+        raise ValueError(
+            f"`path` must be a new or empty folder, or have an index; `{folder / MANIFEST}` is "
+            "damaged or of something else. Choose another folder."
+        )
+    return manifest
+
+
+def replace_index(folder: Path, new: Path, others: Collection[str] = ()) -> None:
+    """Put a folder in the place of an index, unless there is anything else beside the index.
+
+    Parameters
+    ----------
+    folder : path
+        May be missing.
+    new : path
+        In the same parent.
+    others : collection of str
+        Names in `folder` that are part of the index beside its manifest and segments.
+    """
+    if not folder.exists():
+        new.rename(folder)
+        return
+    known = {MANIFEST, *others}
+    for file in folder.iterdir():
+        if not (file.name in known or OWN.fullmatch(file.name) or UNFINISHED.fullmatch(file.name)):
+            raise ValueError(
+                f"`path` must have nothing but an index to be replaced; `{folder}` has "
+                f"{file.name!r}. Move that, or choose another folder."
+            )
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))
+    folder.replace(old)  # a directory may replace an empty one
+    new.rename(folder)
+    shutil.rmtree(old)
 
 
 def _arrays(segment: Segment) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """What every sparse autoencoder is: weights, sparse codes, a loss in named terms."""
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,20 @@ class AbstractAutoencoder(nn.Module, ABC):
         """
 
     def decode(self, codes: SparseCodes) -> Tensor:
-        """Return the reconstruction, shape (..., D), dtype of the codes."""
+        """Return the reconstruction, shape (..., D), dtype of the codes.
+
+        Of a model that normalizes rows it is that of the normalized ones, with a warning: the codes
+        do not know the statistics of the rows, and `reconstruct` does.
+        """
+        if self.row_norm != "none":
+            warnings.warn(
+                "`decode` gives rows as the model normalizes them, since codes do not hold the "
+                f"statistics of rows (row_norm={self.row_norm!r}). Use reconstruct(x, codes).",
+                stacklevel=2,
+            )
+        return self._decoded(codes)
+
+    def _decoded(self, codes: SparseCodes) -> Tensor:
         weight = self.W_dec.dtype
         dtype = codes.dtype if codes.values.is_floating_point() else weight
         return decode(codes.to(weight), self.W_dec, bias=self.b_dec).to(dtype)
@@ -139,7 +153,9 @@ class AbstractAutoencoder(nn.Module, ABC):
         -------
         Tensor of shape (..., D)
         """
-        decoded, direct = self.decode(codes), self.skip(x)
+        # Without the warning of `decode`: here the statistics of the rows are known.
+        decoded = self.decode(codes) if self.row_norm == "none" else self._decoded(codes)
+        direct = self.skip(x)
         return self._restored(decoded if direct is None else decoded + direct, x)
 
     def skip(self, x: Tensor) -> Tensor | None:
@@ -359,7 +375,7 @@ def scale_encoder(
     float
         The factor: least squares of the centered rows on their reconstructions.
     """
-    centered, first = sample - model.b_dec, model.decode(codes) - model.b_dec
+    centered, first = sample - model.b_dec, model._decoded(codes) - model.b_dec
     energy = first.double().square().sum()
     if not energy > 0:
         return 1.0

@@ -74,7 +74,7 @@ def explain(
         source = open_data(data, hookpoint, stored_config(run), join)
         encoded = EncodedRows(load(run), source, max_rows=max_rows)
         pages = LatentPages(encoded, vocabulary_of(source))
-        found = explain_latents(pages, endpoint.ask, out, latents=chosen, seed=seed)
+        found = explain_latents(pages, endpoint.ask, out, latents=chosen, seed=seed, progress=None)
     scores = sorted(entry["score"] for entry in found if entry["score"] is not None)
     middle = f"{scores[len(scores) // 2]:.2f}" if scores else "-"
     rows = [("Explained", f"{len(found):,} latents"), ("Median score", middle), ("File", str(out))]

@@ -16,10 +16,12 @@ from sae.cli.arguments import (
     TRAINING,
     DataPath,
     Debug,
+    Join,
     examples,
 )
 from sae.cli.errors import sentences, this_command
 from sae.cli.options import with_options
+from sae.cli.runs import open_data
 from sae.cli.tables import print_next, print_runs, print_table
 from sae.cli.train import OPTIONS as OF_TRAIN
 from sae.cli.train import settings_of_architectures
@@ -95,6 +97,7 @@ def sweep(
             "Which activations to take, from a cache with several hookpoints.", DATA, "--hookpoints"
         ),
     ] = None,
+    join: Join = None,
     together: Annotated[
         int | None,
         typer.Option(
@@ -111,17 +114,26 @@ def sweep(
     it. A table and a page with the Pareto plot, error over active latents, come at the end.
     """
     with sentences(debug, after_interrupt=lambda: this_command("--resume", drop="--overwrite")):
+        chosen = [None] if hookpoints is None else [h.strip() for h in hookpoints.split(",")]
+        source: Any = data
+        if join:
+            if len(chosen) > 1:
+                raise ValueError(
+                    f"`--hookpoints` must be one at most with --join; got {hookpoints!r}. "
+                    "Sweep each of them on its own."
+                )
+            source, chosen = open_data(data, chosen[0], {}, join), [None]
         grid = Grid(
             architectures=[name.strip() for name in arch.split(",")],
             n_latents=values_of("--latents", latents),
             k=values_of("-k", k),
             seeds=values_of("--seeds", seeds),
             lrs=[None] if lr is None else values_of("--lr", lr),
-            hookpoints=[None] if hookpoints is None else [h.strip() for h in hookpoints.split(",")],
+            hookpoints=chosen,
             options=lists_of(arch_option or []),
         )
         found = run_sweep(
-            data,
+            source,
             grid,
             TrainConfig(**options),
             out_dir=out,
@@ -132,7 +144,9 @@ def sweep(
     print_runs(f"{len(found.runs)} runs", found.runs)
     print_table("Files", [("Page", str(out / PAGE)), ("Numbers", str(out / SUMMARY))])
     best = min(found.runs, key=lambda run: (run["fvu"] is None, run["fvu"] or 0.0))
-    print_next(["sae", "report", str(out / best["name"]), str(data), "--out", "report.html"])
+    beside = [word for folder in join or [] for word in ("--join", str(folder))]
+    run = str(out / best["name"])
+    print_next(["sae", "report", run, str(data), *beside, "--out", "report.html"])
 
 
 def values_of(flag: str, text: str) -> list[Any]:

@@ -51,8 +51,11 @@ SUITE = {
         "loss_recovered_mean": ("Loss recovered", "against mean ablation"),
         "ce_original": ("Cross-entropy", "of the model as it is, nats per token"),
         "ce_reconstruction": ("Cross-entropy", "with the reconstruction"),
+        "ce_zero": ("Cross-entropy", "with zeros"),
+        "ce_mean": ("Cross-entropy", "with the mean activation"),
         "kl": ("KL divergence", "from the original distribution"),
         "cosine_reconstruction": ("Output cosine", "with the reconstruction"),
+        "cosine_zero": ("Output cosine", "with zeros"),
     },
     "probing": {
         "accuracy_codes": ("Probe on codes", "accuracy on all latents"),

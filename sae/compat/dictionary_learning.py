@@ -7,7 +7,16 @@ from torch import Tensor
 
 from sae.compat.checkpoint import Checkpoint
 from sae.compat.plain import Plain
-from sae.compat.stored import Stored, setting, taken, unreadable
+from sae.compat.stored import (
+    SCALED,
+    Stored,
+    check_shapes,
+    setting,
+    taken,
+    unreadable,
+    whole,
+    with_decoder_norms,
+)
 from sae.compat.weights import json_bytes, read_torch, torch_bytes
 from sparsecode._checks import near_matches
 
@@ -45,7 +54,7 @@ def read(files: Checkpoint) -> Stored:
     """Return the dictionary with the codes of its class on the weights as they are stored.
 
     ``load_dictionary`` of the library goes on to give the decoder of an ``AutoEncoder`` rows of
-    unit norm, and codes the norms; `sae.fold_decoder_norms` does so here.
+    unit norm, and codes the norms; ``given={"normalize_decoder": True}`` does so here.
 
     Raises
     ------
@@ -76,7 +85,13 @@ def read(files: Checkpoint) -> Stored:
     options = _options(where, kind, trainer, k)
     if sizes is not None:
         options["prefixes"] = _prefixes(what, sizes)
-    return Stored(_ARCHITECTURES[kind], options, tensors, _metadata(trainer, kind))
+    metadata, folds = _metadata(trainer, kind), files.given.get("normalize_decoder", False)
+    if folds and kind != "AutoEncoder":
+        raise unreadable(what, f"load_dictionary normalizes the decoder of no {kind}")
+    if folds:
+        check_shapes(Stored("relu", options, tensors))
+        tensors, metadata["normalize_decoder"] = with_decoder_norms(tensors), True
+    return Stored(_ARCHITECTURES[kind], options, tensors, metadata, SCALED if folds else "")
 
 
 _ARCHITECTURES = {
@@ -96,7 +111,7 @@ def _options(where: str, kind: str, trainer: dict[str, Any], k: Any) -> dict[str
     if kind == "JumpReluAutoEncoder":
         options["target_l0"] = None
     if "TopK" in kind:
-        stored = None if k is None else int(k)
+        stored = None if k is None else whole(WEIGHTS, "k", k)
         options["k"] = setting(where, trainer, "k", int, stored if k is not None else ...)
         if stored not in (None, options["k"]):
             raise unreadable(where, f"its k is {options['k']}, and {stored} in {WEIGHTS}")

@@ -1,16 +1,27 @@
 """Gemma Scope: ``params.npz``; in its second form ``params.safetensors`` and ``config.json``."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sae.compat.checkpoint import Checkpoint
-from sae.compat.stored import Stored, setting, taken, unreadable
+from sae.compat.stored import (
+    SCALED,
+    Stored,
+    setting,
+    taken,
+    unreadable,
+    with_input_scale,
+)
 from sae.compat.weights import read_npz, read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
 NAMES = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
 SKIP = "affine_skip_connection"
+PUBLISHED = re.compile("gemma-scope.*transcoder")  # the only place where the publisher says it
+ARCHIVED = "they lie in an archive of NumPy, of which no part can be read alone"
 
 
 def recognizes(files: Checkpoint) -> bool:
@@ -21,9 +32,12 @@ def recognizes(files: Checkpoint) -> bool:
 def read(files: Checkpoint) -> Stored:
     """Return the JumpReLU autoencoder or transcoder; neither subtracts a bias from its input.
 
-    The archives of the first form look the same for both. They are read as an autoencoder, whose
-    codes and outputs are those of the transcoder, unless its two widths differ or ``given`` says
-    ``{"transcoder": True}``.
+    The archives of the first form look the same for both. They are read as a transcoder where the
+    two widths differ, where ``given`` says ``{"transcoder": True}``, or where a folder is named as
+    the repository is, such as ``gemma-scope-2b-pt-transcoders``; else as an autoencoder, which has
+    the same codes and outputs. Those of embeddings are for rows of the embedding matrix;
+    ``{"input_scale": d ** -0.5}`` makes them ones for rows that the model has multiplied by
+    ``d ** 0.5``.
 
     Raises
     ------
@@ -45,16 +59,20 @@ def read(files: Checkpoint) -> Stored:
         raise unreadable(str(path), "its latents decode to several layers")
     transcodes = _transcodes(str(files.path(CONFIG)), config, values, files.given)
     tensors = taken(str(path), values, NAMES | ({SKIP} & set(values)))
-    metadata = _metadata(config, files)
+    metadata, folded = _metadata(config, files), "" if second else ARCHIVED
+    if "input_scale" in files.given:
+        if transcodes:
+            raise unreadable(str(path), "a transcoder has no scale of the input")
+        tensors = with_input_scale(tensors, files.given["input_scale"])
+        folded = folded or SCALED
     if not transcodes:
-        return Stored(
-            "jumprelu", {"target_l0": None, "pre_bias": False}, tensors, metadata, not second
-        )
+        options = {"target_l0": None, "pre_bias": False}
+        return Stored("jumprelu", options, tensors, metadata, folded)
     skip = tensors.pop(SKIP, None)
     if skip is not None:
         tensors["W_skip"] = skip.t()
     options = {"activation": "jumprelu", "skip_connection": skip is not None}
-    return Stored("transcoder", options, tensors, metadata, not second)
+    return Stored("transcoder", options, tensors, metadata, folded)
 
 
 def _renamed(name: str) -> str:
@@ -72,7 +90,8 @@ def _transcodes(where: str, config: dict[str, Any], values: dict[str, Tensor], g
             raise unreadable(where, f"affine_connection is {affine} and the weights say otherwise")
         return source != target or affine
     widths = {values["W_enc"].shape[0], values["W_dec"].shape[-1]} if set(values) >= NAMES else {}
-    return bool(given.get("transcoder", len(widths) == 2 or SKIP in values))
+    named = any(PUBLISHED.search(part) for part in Path(where).parts)
+    return bool(given.get("transcoder", len(widths) == 2 or SKIP in values or named))
 
 
 def _metadata(config: dict[str, Any], files: Checkpoint) -> dict[str, Any]:

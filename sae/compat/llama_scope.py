@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae.compat.checkpoint import Checkpoint
 from sae.compat.stored import (
+    SCALED,
     Stored,
     setting,
     taken,
@@ -27,6 +28,12 @@ NAMES = {
     "decoder.weight": "W_dec",
     "decoder.bias": "b_dec",
 }
+OTHERS = {
+    "clt": "but a cross-layer transcoder, whose latents decode to several layers",
+    "crosscoder": "but a crosscoder, whose latents have weights at several places",
+    "lorsa": "but low-rank sparse attention, whose latents are heads",
+    "molt": "but a mixture of linear transforms",
+}
 EQUAL = 1e-4  # relative spread of decoder norms that leaves the order of codes as it is
 
 
@@ -39,8 +46,10 @@ def read(files: Checkpoint) -> Stored:
     """Return the autoencoder or transcoder, with codes as OpenMOSS computes them.
 
     Rows are multiplied by ``sqrt(d_model) / dataset_average_activation_norm``, which is folded into
-    the weights, and pre-activations are compared with ``jump_relu_threshold`` as it is. SAELens
-    multiplies the threshold by that factor too, and so gives other codes.
+    the weights, and pre-activations, times the norms of the decoder where
+    ``sparsity_include_decoder_norm`` says so, are compared with ``jump_relu_threshold`` as it is.
+    SAELens multiplies the threshold by the first factor too and leaves out the norms, and so gives
+    other codes.
 
     Raises
     ------
@@ -52,8 +61,10 @@ def read(files: Checkpoint) -> Stored:
     config, values = files.json(config_name), read_safetensors(files.path(weights_name))
     if setting(where, config, "use_glu_encoder", bool, False):
         raise unreadable(where, "its encoder is gated by a second one (use_glu_encoder)")
-    if setting(where, config, "sae_type", str, "sae") != "sae":
-        raise unreadable(where, f"its sae_type is {config['sae_type']!r}, not 'sae'")
+    kind = setting(where, config, "sae_type", str, "sae")
+    if kind != "sae":
+        others = f", {OTHERS[kind]}" if kind in OTHERS else ""
+        raise unreadable(where, f"its sae_type is {kind!r}, not 'sae'{others}")
     kind, options, threshold = _activation(where, config, values)
     names = set(NAMES)
     if not setting(where, config, "use_decoder_bias", bool, True):
@@ -64,8 +75,12 @@ def read(files: Checkpoint) -> Stored:
     tensors.setdefault("b_dec", tensors["W_dec"].new_zeros(tensors["W_dec"].shape[1]))
     if setting(where, config, "apply_decoder_bias_to_pre_encoder", bool, False):
         tensors["b_enc"] = without_pre_bias(tensors)  # in normalized units, before they are folded
-    if kind == "topk" and setting(where, config, "sparsity_include_decoder_norm", bool, True):
+    by_norm = setting(where, config, "sparsity_include_decoder_norm", bool, True)
+    if by_norm and kind == "topk":
         _check_equal_norms(where, tensors["W_dec"])
+    if by_norm and threshold is not None:
+        norms = torch.linalg.vector_norm(tensors["W_dec"].double(), dim=1)
+        threshold = torch.where(norms > 0, threshold.double() / norms, math.inf)
     row_norm, scales = _normalization(where, config, tensors["W_enc"].shape[0], files.given)
     tensors = with_input_scale(tensors, *scales)
     if threshold is not None:
@@ -89,11 +104,11 @@ def _stored(
         if kind == "jumprelu":
             options = {"target_l0": None, **options}
         options = {**options, "pre_bias": False, "row_norm": row_norm}
-        return Stored(kind, options, tensors, metadata, folded=True)
+        return Stored(kind, options, tensors, metadata, SCALED)
     if row_norm != "none":
         raise unreadable(where, "the norm of each target is not known when it is predicted")
     activation = {"relu": "jumprelu"}.get(kind, kind)  # thresholds of 0
-    return Stored("transcoder", {**options, "activation": activation}, tensors, metadata, True)
+    return Stored("transcoder", {**options, "activation": activation}, tensors, metadata, SCALED)
 
 
 def _activation(
@@ -127,7 +142,9 @@ def _normalization(
     if kind != "dataset-wise":
         raise unreadable(where, f"the normalization {kind!r} depends on the batch or is not known")
     norms = config.get("dataset_average_activation_norm")
-    if isinstance(norms, dict) and {"in", "out"} <= set(norms):
+    one_place = setting(where, config, "hook_point_out", str, "") in ("", config["hook_point_in"])
+    if isinstance(norms, dict) and "in" in norms and ("out" in norms or one_place):
+        norms = {"out": norms["in"], **norms}
         found = [float(setting(where, norms, side, (int, float))) for side in ("in", "out")]
         if not all(math.isfinite(norm) and norm > 0 for norm in found):
             raise unreadable(where, f"the norms {found} are not positive")

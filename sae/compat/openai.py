@@ -1,7 +1,7 @@
 """OpenAI's sparse_autoencoder: one ``.pt`` file that holds the activation beside the weights."""
 
 from sae.compat.checkpoint import Checkpoint
-from sae.compat.stored import Stored, setting, taken, unreadable
+from sae.compat.stored import Stored, setting, taken, unreadable, whole
 from sae.compat.weights import read_torch
 
 NAMES = {
@@ -41,10 +41,10 @@ def read(files: Checkpoint) -> Stored:
         return Stored("relu", {"pre_bias": True}, tensors, metadata)
     if activation != "TopK":
         raise unreadable(what, f"the activation {activation!r} is not ReLU or TopK")
-    after = setting(what, state, "postact_fn", str)
+    after = setting(what, state, "postact_fn", str, "ReLU")  # the default of the library's TopK
     if after != "ReLU":
         raise unreadable(what, f"after TopK comes {after!r}, not ReLU, so codes may be negative")
-    k = setting(what, state, "k", int)
+    k = whole(what, "k", state.get("k"))
     return Stored("topk", {"k": k, "row_norm": "layer_norm"}, tensors, metadata)
 
 

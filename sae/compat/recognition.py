@@ -28,7 +28,16 @@ READERS: dict[str, tuple[Callable[[Checkpoint], bool], Callable[[Checkpoint], St
 }
 """By format: whether some files are of it, and what they hold."""
 
-GIVEN = {"input_scale", "target_scale", "threshold", "transcoder"}
+GIVEN = {
+    "saelens": {"input_scale"},
+    "dictionary_learning": {"normalize_decoder"},
+    "bussmann": {"threshold"},
+    "gemma_scope": {"input_scale", "transcoder"},
+    "llama_scope": {"input_scale", "target_scale"},
+}
+"""What the files of a format may leave out, or leave open."""
+
+FLAGS = {"normalize_decoder", "transcoder"}
 
 
 def formats_of(files: Checkpoint) -> list[str]:
@@ -46,7 +55,7 @@ def read(path: Path, given: Mapping[str, Any]) -> Stored:
     path : Path
         Its folder, or its file with the weights.
     given : mapping
-        What the files leave out: "input_scale", "target_scale", "threshold", "transcoder".
+        What the files leave out, or leave open; see `GIVEN`.
 
     Returns
     -------
@@ -57,7 +66,8 @@ def read(path: Path, given: Mapping[str, Any]) -> Stored:
     FileNotFoundError
         If there is no checkpoint of a known format.
     ValueError
-        If it could be of two formats, or what it says is not known.
+        If it could be of two formats, what it says is not known, or something is given that its
+        format does not leave open.
     """
     files = Checkpoint.at(path, _checked(given))
     found = formats_of(files)
@@ -68,20 +78,27 @@ def read(path: Path, given: Mapping[str, Any]) -> Stored:
             f"`{path}` must hold one autoencoder; its files are those of {' and of '.join(found)}. "
             "Name the file with the weights."
         )
+    not_open = sorted(set(given) - GIVEN.get(found[0], set()))
+    if not_open:
+        raise ValueError(
+            f"`given` must hold what the files leave open; those of {found[0]} say everything "
+            f"about {', '.join(not_open)}. Leave it out."
+        )
     return READERS[found[0]][1](files)
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the caller says, each in its type."""
-    unknown = sorted(set(given) - GIVEN)
+    known = sorted(set().union(*GIVEN.values()))
+    unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(
-            f"`given` must hold {', '.join(sorted(GIVEN))} only; got {', '.join(unknown)}."
-        )
+        raise ValueError(f"`given` must hold {', '.join(known)} only; got {', '.join(unknown)}.")
     checked: dict[str, Any] = {}
     for name, value in given.items():
-        if name == "transcoder":
-            checked[name] = bool(value)
+        if name in FLAGS:
+            if not isinstance(value, bool):
+                raise TypeError(f"`given[{name!r}]` must be True or False; got {value!r}.")
+            checked[name] = value
         elif name == "threshold":
             checked[name] = check_float(name, value, low=0.0)
         else:

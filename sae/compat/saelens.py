@@ -8,6 +8,7 @@ from torch import Tensor
 from sae.compat.checkpoint import Checkpoint
 from sae.compat.plain import Plain
 from sae.compat.stored import (
+    SCALED,
     Stored,
     check_sizes,
     setting,
@@ -28,6 +29,13 @@ TRANSCODERS = {
 }
 BATCHED = ("batchtopk", "matryoshka_batchtopk")
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *BATCHED, *TRANSCODERS)
+WITHOUT_A_CLASS = {
+    "abstopk": "keeps the k largest magnitudes with their signs, for which there is no class here",
+    "matching_pursuit": "encodes by picking one latent after the other until the residual is small "
+    "enough, for which there is no class here (sae.matching_pursuit takes a fixed number)",
+    "temporal": "predicts each token from those before it by attention, for which there is no "
+    "class here",
+}
 ROW_NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "unit_norm"}
 
 
@@ -67,7 +75,8 @@ def read(files: Checkpoint) -> Stored:
     ours, options = _ours(where, config, architecture)
     options["pre_bias"] = setting(where, config, "apply_b_dec_to_input", bool, True)
     folded = scale is not None or by_norm or factor is not None
-    return Stored(ours, {**options, "row_norm": row_norm}, weights, _metadata(config), folded)
+    options |= {"row_norm": row_norm}
+    return Stored(ours, options, weights, _metadata(config), SCALED if folded else "")
 
 
 def _architecture(where: str, config: dict[str, Any]) -> str:
@@ -78,6 +87,10 @@ def _architecture(where: str, config: dict[str, Any]) -> str:
         architecture = "topk"
     elif activation not in ("relu", None):
         raise unreadable(where, f"the activation {activation!r} is not relu or topk")
+    if architecture in WITHOUT_A_CLASS:
+        raise unreadable(
+            where, f"the architecture {architecture!r} of SAELens {WITHOUT_A_CLASS[architecture]}"
+        )
     if architecture not in ARCHITECTURES:
         raise unreadable(
             where,

@@ -1,5 +1,6 @@
 """An autoencoder between its file and its model: our names and shapes, whoever wrote it."""
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,15 +27,15 @@ class Stored:
         shape (F, D); what is missing keeps the value that a new model has.
     metadata : dict, default={}
         Where the model comes from, ready for JSON.
-    folded : bool, default=False
-        Whether the weights had to be computed from those in the file.
+    folded : str, default=""
+        Why the weights had to be computed or copied from those in the file, if they had.
     """
 
     architecture: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
-    folded: bool = False
+    folded: str = ""
 
     def settings(self) -> dict[str, Any]:
         """Return all arguments of the constructor."""
@@ -48,7 +49,7 @@ class Stored:
 
 @torch.no_grad()
 def build(stored: Stored) -> AbstractAutoencoder:
-    """Return the model, with the weights of `stored` in their dtype.
+    """Return the model, with the weights of `stored` in their dtype, the widest of several.
 
     Parameters
     ----------
@@ -66,7 +67,9 @@ def build(stored: Stored) -> AbstractAutoencoder:
     """
     check_shapes(stored)
     model = AUTOENCODERS[stored.architecture](**stored.settings())
-    model.to(stored.tensors["b_dec"].dtype)
+    # A threshold for all latents, which may be wider, is compared in the dtype of the others.
+    dtypes = [tensor.dtype for tensor in stored.tensors.values() if tensor.ndim]
+    model.to(functools.reduce(torch.promote_types, dtypes))
     state = model.state_dict()
     for name, tensor in stored.tensors.items():
         state[name].copy_(tensor)
@@ -84,7 +87,8 @@ def check_shapes(stored: Stored) -> None:
     """
     w_enc, w_dec = stored.tensors["W_enc"], stored.tensors["W_dec"]
     check_shape("W_enc", w_enc, (None, None), ("n_features", "n_latents"))
-    (d, f), targets = w_enc.shape, stored.tensors["b_dec"].shape[-1]
+    check_shape("b_dec", stored.tensors["b_dec"], (None,), ("n_targets",))
+    (d, f), (targets,) = w_enc.shape, stored.tensors["b_dec"].shape
     if stored.architecture != "transcoder":
         targets = d
     check_shape("W_dec", w_dec, (f, targets), ("n_latents", "n_targets"))
@@ -142,10 +146,52 @@ def taken(
             f"{' and '.join(facts)}."
         )
     for name in names:
-        if not (isinstance(values[name], Tensor) and values[name].is_floating_point()):
-            got = values[name].dtype if isinstance(values[name], Tensor) else type(values[name])
-            raise ValueError(f"`{what}` must hold floating tensors; its {name} is {got}.")
+        _check_plain(what, name, values[name])
     return {name: values[name] for name in names}
+
+
+def _check_plain(what: str, name: str, value: Any) -> None:
+    """Refuse what is no floating matrix, vector or number with a place in memory for each entry."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        got = value.dtype if isinstance(value, Tensor) else type(value)
+        raise ValueError(f"`{what}` must hold floating tensors; its {name} is {got}.")
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
+        got = f"{value.layout} on the device {value.device}"
+        raise ValueError(f"`{what}` must hold dense tensors with values; its {name} is {got}.")
+    if value.ndim > 2:
+        raise ValueError(
+            f"`{what}` must hold matrices and vectors; its {name} has shape {tuple(value.shape)}."
+        )
+    # A few bytes that are repeated along an axis would become a whole matrix in the model.
+    if value.nbytes > value.untyped_storage().nbytes():
+        raise ValueError(
+            f"`{what}` must hold each entry of a tensor; its {name} of shape "
+            f"{tuple(value.shape)} has {value.untyped_storage().nbytes()} bytes."
+        )
+
+
+def whole(where: str, name: str, value: Any) -> int:
+    """Return a whole number, which `torch.save` may hold as a tensor with one entry.
+
+    Parameters
+    ----------
+    where : str
+        The file, for the message.
+    name : str
+    value : int or Tensor
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "meta":
+        value = value.item()
+    if isinstance(value, float) and value == int(value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"`{where}` must have a whole number as {name!r}; got {value!r}.")
+    return value
 
 
 def setting(
@@ -204,6 +250,9 @@ def with_decoder_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, factor in factors.items()
     }
     return {**tensors, **scaled}
+
+
+SCALED = "a scale is folded into them"
 
 
 def with_input_scale(

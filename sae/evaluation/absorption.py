@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from sae.autoencoders import AbstractAutoencoder, ReconstructsProducts
@@ -13,6 +14,7 @@ from sae.evaluation.probing import (
     ranked_latents,
     split_rows,
 )
+from sae.row_norm import decoder_factor
 from sparsecode._checks import check_float, check_int
 
 COSINE = 0.025  # of an absorbing latent with the direction of the class, at least
@@ -80,6 +82,8 @@ def absorption(
             f"`model` must decode to what it encodes for a cosine with a probe; "
             f"{type(model).__name__} predicts something else."
         )
+    factor = decoder_factor(torch.from_numpy(x), model.row_norm).numpy()[:, 0]
+    codes_here = sparse.diags(factor) @ codes  # what a latent adds to the row as it is
     center = x[train].mean(0)
     probe = fit((x - center)[train], y[train])
     weights, names = probe.coef_, probe.classes_
@@ -92,7 +96,7 @@ def absorption(
         main = main_latents(codes, y == name, train, max_main, gain)
         hits = test[(y[test] == name) & (said == name)]
         projection = (x[hits] - center) @ direction
-        absorbed = _absorbed(codes[hits], rows, direction, projection, main)
+        absorbed = _absorbed(codes_here[hits], rows, direction, projection, main)
         if len(hits) >= 5:
             found[str(name)] = {"rate": float(absorbed.mean()), "main": main, "n": len(hits)}
     rates = [entry["rate"] for entry in found.values()]

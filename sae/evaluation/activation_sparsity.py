@@ -1,11 +1,11 @@
 """Activation sparsity: how few neurons of a transformer's modules take part."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae.cache.hooks import capture, match_hookpoints
 from sae.cache.models import load
@@ -22,6 +22,7 @@ def activation_sparsity(
     modules: str | Sequence[str],
     *,
     threshold: float = 0.0,
+    neuron_axis: int = -1,
     tokenizer: Any = None,
     batch_size: int = 8,
     context_length: int | None = None,
@@ -32,11 +33,16 @@ def activation_sparsity(
     Parameters
     ----------
     lm : Module, name or folder
+        A transformer; or, with floating inputs, any module that takes them.
     tokens : integer tensor (N, T), lists of ids, tokenizer output, texts or text files
+        Or a floating tensor (N, ...), such as rows or images, for a model of those.
     modules : str or sequence of str
         Names or globs, as the hookpoints of `sae.cache.write`: ``"h.*.mlp.act"``.
     threshold : float, default=0.0
         An entry counts as active if its magnitude is larger.
+    neuron_axis : int, default=-1
+        Axis of the outputs that counts neurons; 1 for channels of convolutions. All axes between
+        it and the first are places, of which each counts as a token does.
     tokenizer : tokenizer, name, folder or None, default=None
     batch_size : int, default=8
     context_length : int or None, default=None
@@ -61,6 +67,8 @@ def activation_sparsity(
         loaded, put_back = load(lm, tokenizer, device, name_of_argument="lm")
         stack.callback(put_back)
         names = match_hookpoints(loaded.model, [modules] if isinstance(modules, str) else modules)
+        if isinstance(tokens, Tensor) and tokens.is_floating_point():
+            return _of_inputs(loaded.model, tokens, names, threshold, neuron_axis, batch_size)
         contexts = list(contexts_of(loaded, tokens, context_length, skip_special_tokens=True))
         longest = max((len(context.ids) for context in contexts), default=0)
         if not longest:
@@ -69,8 +77,49 @@ def activation_sparsity(
         run = stack.enter_context(capture(loaded.model, names))
         for batch in in_batches(contexts, batch_size * longest):
             for name, output in run(batch.ids, batch.mask).items():
-                counts[name].add(output.cpu(), batch.keep)
+                counts[name].add(output.cpu().movedim(neuron_axis, -1), batch.keep)
     return {name: found.result() for name, found in counts.items()}
+
+
+@torch.no_grad()
+def _of_inputs(
+    model: nn.Module,
+    inputs: Tensor,
+    names: Sequence[str],
+    threshold: float,
+    neuron_axis: int,
+    batch_size: int,
+) -> dict[str, dict[str, Any]]:
+    """Measure a model of anything but tokens."""
+    if not len(inputs):
+        raise ValueError(f"`tokens` must hold at least one input; got {tuple(inputs.shape)}.")
+    counts: dict[str, _Counts] = {}
+    parameter = next(model.parameters(), None)
+    device = inputs.device if parameter is None else parameter.device
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _given: Any, output: Any) -> None:
+            found = output[0] if isinstance(output, tuple) else output
+            rows = found.detach().cpu().movedim(neuron_axis, -1)
+            rows = rows.reshape(len(rows), -1, rows.shape[-1])
+            if name not in counts:
+                counts[name] = _Counts(rows.shape[1], threshold)
+            counts[name].add(rows, torch.ones(rows.shape[:2], dtype=torch.bool))
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in names:
+            handle = model.get_submodule(name).register_forward_hook(keep(name))
+            stack.callback(handle.remove)
+        for part in inputs.split(batch_size):
+            model(part.to(device))
+    unseen = [name for name in names if name not in counts]
+    if unseen:
+        raise ValueError(
+            f"`modules` must run when the model does; {unseen[0]!r} did not. Leave it out."
+        )
+    return {name: counts[name].result() for name in names}
 
 
 class _Counts:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +15,48 @@ from sae.cache.tokens import Context, Contexts, Place, batches, padded
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids with their attention mask, and which positions are spliced or ablated."""
+    """Token ids with their attention mask, and which positions are spliced or ablated.
+
+    ``targets`` are the ids as they were, and ``hidden`` says where the mask token stands in their
+    place; None where nothing is hidden.
+    """
 
     ids: Tensor
     mask: Tensor
     keep: Tensor
+    targets: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens a masked language model has to predict.
+
+    Parameters
+    ----------
+    token : int
+        What stands in their place.
+    share : float
+        Of the tokens of a context that are no special ones; at least one.
+    seed : int
+        The choice depends on it and on the ids of the context, and on nothing else.
+    special_ids : frozenset of int
+    """
+
+    token: int
+    share: float
+    seed: int
+    special_ids: frozenset[int]
+
+    def hidden(self, ids: np.ndarray) -> np.ndarray:
+        """Return which ids of a context to hide, bool."""
+        found = np.zeros(len(ids), dtype=bool)
+        possible = np.flatnonzero(~np.isin(ids, [*self.special_ids, self.token]))
+        if len(possible):
+            generator = np.random.default_rng([self.seed, *ids.tolist()])
+            n_hidden = max(1, round(self.share * len(possible)))
+            found[generator.choice(possible, n_hidden, replace=False)] = True
+        return found
 
 
 def contexts_of(
@@ -48,7 +86,9 @@ def contexts_of(
     yield from contexts.of(Documents(plain), Place())
 
 
-def in_batches(contexts: list[Context], max_tokens: int) -> Iterator[Batch]:
+def in_batches(
+    contexts: list[Context], max_tokens: int, masking: Masking | None = None
+) -> Iterator[Batch]:
     """Yield contexts of similar length together, padded on the right.
 
     Parameters
@@ -56,6 +96,8 @@ def in_batches(contexts: list[Context], max_tokens: int) -> Iterator[Batch]:
     contexts : list of Context
     max_tokens : int
         Of a batch, padding included.
+    masking : Masking or None, default=None
+        What to hide.
     """
     for numbers in batches(contexts, max_tokens):
         chosen = [contexts[i] for i in numbers]
@@ -63,7 +105,13 @@ def in_batches(contexts: list[Context], max_tokens: int) -> Iterator[Batch]:
         keep = torch.zeros_like(mask, dtype=torch.bool)
         for row, context in enumerate(chosen):
             keep[row, : len(context.ids)] = torch.from_numpy(context.keep)
-        yield Batch(ids, mask, keep)
+        if masking is None:
+            yield Batch(ids, mask, keep, ids)
+            continue
+        hidden = torch.zeros_like(keep)
+        for row, context in enumerate(chosen):
+            hidden[row, : len(context.ids)] = torch.from_numpy(masking.hidden(context.ids))
+        yield Batch(ids.masked_fill(hidden, masking.token), mask, keep, ids, hidden)
 
 
 def _without_padding(tokens: Any) -> Any:

@@ -1,6 +1,5 @@
 """loss_recovered: how much of a transformer's skill survives an autoencoder in its middle."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -10,11 +9,12 @@ from torch import Tensor, nn
 
 from sae.autoencoders import AbstractAutoencoder
 from sae.cache.hooks import capture, edited, hookpoint_pair, model_inputs
-from sae.cache.models import load
-from sae.evaluation.batches import Batch, contexts_of, in_batches
+from sae.cache.models import Loaded, load
+from sae.evaluation.batches import Batch, Masking, contexts_of, in_batches
+from sae.evaluation.comparison import Comparison
 from sae.evaluation.reconstruction import evaluation_mode
 from sae.evaluation.splice import Splice, check_spliceable, kept, splice
-from sparsecode._checks import check_choice, check_int
+from sparsecode._checks import check_choice, check_float, check_int
 
 Kind = Literal["auto", "causal", "masked", "encoder"]
 VARIANTS = ("reconstruction", "zero", "mean")
@@ -32,14 +32,18 @@ def loss_recovered(
     context_length: int | None = None,
     skip_special_tokens: bool = True,
     mean: Tensor | None = None,
+    mask_share: float = 0.15,
+    mask_token_id: int | None = None,
+    seed: int = 0,
     device: str | torch.device | None = None,
 ) -> dict[str, Any]:
     """Compare a language model with itself when an autoencoder stands at a hookpoint.
 
     The share recovered is ``(CE_ablated - CE_reconstruction) / (CE_ablated - CE_original)``: 1 if
     the reconstruction costs nothing, 0 if it is worth no more than the ablation, a zero vector or
-    the mean activation. Models that do not predict the next token are measured by the cosine of
-    their output with what it was, in the place of the cross-entropy.
+    the mean activation. A causal model predicts the next token. A masked one predicts tokens that
+    were hidden from it, and is measured by the cosine of its output with what it was as well.
+    Encoders are measured by that cosine alone.
 
     Parameters
     ----------
@@ -64,18 +68,27 @@ def loss_recovered(
         caches that autoencoders are trained on.
     mean : Tensor of shape (D,) or None, default=None
         For the mean ablation, such as ``cache.mean``; None measures it on `tokens`.
+    mask_share : float, default=0.15
+        Share of the tokens of a context that are hidden from a masked model, at least one; special
+        tokens are never. 0 hides none, and there is no cross-entropy.
+    mask_token_id : int or None, default=None
+        What stands in their place; None takes that of the tokenizer. Without either nothing is
+        hidden.
+    seed : int, default=0
+        Of the choice of the hidden tokens; the same context has the same ones every time.
     device : device or None, default=None
         Where the language model runs; None leaves an object where it is.
 
     Returns
     -------
     dict
-        Ready for JSON: ``kind``, ``n_tokens`` (those predicted or compared), ``l0``; for a causal
-        model ``ce_original``, ``ce_reconstruction``, ``ce_zero``, ``ce_mean`` in nats, and
-        ``loss_recovered`` and ``loss_recovered_mean``, against zero and mean ablation; for others
+        Ready for JSON: ``kind``, ``n_tokens`` (those predicted or compared), ``l0``; where tokens
+        are predicted ``ce_original``, ``ce_reconstruction``, ``ce_zero``, ``ce_mean`` in nats, and
+        ``loss_recovered`` and ``loss_recovered_mean``, against zero and mean ablation; for masked
+        models ``n_masked``, the number of them; for masked models and encoders
         ``cosine_reconstruction``, ``cosine_zero``, ``cosine_mean``, and ``cosine_recovered``. Where
         there are logits also ``kl``, ``kl_zero`` and ``kl_mean``, from the original distribution to
-        the changed one. A share is None where the ablation costs nothing.
+        the changed one, over all tokens. A share is None where the ablation costs nothing.
 
     Raises
     ------
@@ -86,17 +99,22 @@ def loss_recovered(
 
     Notes
     -----
-    Every target that is no padding counts, end-of-text tokens included. Logits are compared in
-    float32, sums taken in float64; the result does not depend on the batch size.
+    Every target of a causal model that is no padding counts, end-of-text tokens included. A hidden
+    token is always replaced by the mask token, where training also leaves or swaps some (Devlin et
+    al., 2019, sec. 3.1). Logits are compared in float32, sums taken in float64; the result does not
+    depend on the batch size.
 
     References
     ----------
     Bricken et al. (2023), "Towards Monosemanticity", Transformer Circuits. Gao et al. (2024),
-    "Scaling and evaluating sparse autoencoders", sec. 4.1. arXiv:2406.04093.
+    "Scaling and evaluating sparse autoencoders", sec. 4.1. arXiv:2406.04093. Devlin et al. (2019),
+    "BERT: Pre-training of Deep Bidirectional Transformers". arXiv:1810.04805.
     """
     check_spliceable(model, hookpoint)
     check_choice("kind", kind, ("auto", "causal", "masked", "encoder"))
     batch_size = check_int("batch_size", batch_size, low=1)
+    mask_share = check_float("mask_share", mask_share, low=0.0, high=1.0)
+    seed = check_int("seed", seed, low=0)
     with ExitStack() as stack:
         loaded, put_back = load(lm, tokenizer, device, name_of_argument="lm", with_head=True)
         stack.callback(put_back)
@@ -111,10 +129,11 @@ def loss_recovered(
                 f"{len(contexts)} contexts, all shorter."
             )
         size = batch_size * max(len(context.ids) for context in contexts)
-        parts = list(in_batches(contexts, size))
+        masking = _masking(loaded, found, mask_token_id, mask_share, seed)
+        parts = list(in_batches(contexts, size, masking))
         if mean is None:
             mean = _mean(loaded.model, hookpoint, parts)
-        comparison = _Comparison(found)
+        comparison = Comparison(found)
         active = n_spliced = 0
         for batch in parts:
             original = _outputs(loaded.model, batch)
@@ -138,11 +157,32 @@ def _kind(lm: nn.Module, kind: Kind) -> str:
     return "encoder" if find is not None and find() is None else "causal"
 
 
+def _masking(
+    loaded: Loaded, kind: str, token: int | None, share: float, seed: int
+) -> Masking | None:
+    """Return what to hide from a masked model, or None where its mask token is not known."""
+    if kind != "masked":
+        if token is not None:
+            raise ValueError(
+                f"`mask_token_id` must be None for a model of the kind {kind!r}, from which "
+                f"nothing is hidden; got {token}."
+            )
+        return None
+    if token is None:
+        token = getattr(loaded.tokenizer, "mask_token_id", None)
+    if token is None or share == 0:
+        return None
+    high = None if loaded.n_tokens is None else loaded.n_tokens - 1
+    token = check_int("mask_token_id", token, low=0, high=high)
+    return Masking(token, share, seed, frozenset(loaded.special_ids))
+
+
 def _outputs(lm: nn.Module, batch: Batch) -> Tensor:
     """Return logits, or the last hidden state of a model without them, in float32."""
     output = lm(**model_inputs(lm, batch.ids, batch.mask))
     if isinstance(output, Mapping):
-        output = output.get("logits", output.get("last_hidden_state"))
+        names = ("logits", "prediction_logits", "last_hidden_state")
+        output = next((output[name] for name in names if output.get(name) is not None), None)
     elif isinstance(output, (tuple, list)):
         output = output[0]
     if not isinstance(output, Tensor):
@@ -193,69 +233,3 @@ def _constant(row: Tensor, keep: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return kept(row.to(before.device, before.dtype).expand_as(before), before, keep)
 
     return edit
-
-
-class _Comparison:
-    """Sums over positions of how the outputs of the variants differ from the original ones."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.has_logits = kind != "encoder"
-        self.sums: dict[str, float] = dict.fromkeys(("ce_original",), 0.0)
-        self.n_tokens = 0
-
-    def start(self, batch: Batch, original: Tensor) -> None:
-        """Take the original outputs of a batch, against which `add` compares."""
-        real = batch.mask.bool().to(original.device)
-        if self.kind == "causal":
-            self.where = real[:, 1:] & real[:, :-1]
-            self.targets = batch.ids.to(original.device)[:, 1:][self.where]
-        else:
-            self.where = real
-        self.original = self._at_positions(original)
-        self.n_tokens += len(self.original)
-        if self.kind == "causal":
-            self._count("ce_original", self._cross_entropy(self.original))
-
-    def add(self, variant: str, output: Tensor) -> None:
-        """Compare the outputs of a variant on the batch of `start`."""
-        rows = self._at_positions(output)
-        if self.kind == "causal":
-            self._count(f"ce_{variant}", self._cross_entropy(rows))
-        else:
-            cosines = nn.functional.cosine_similarity(self.original, rows, dim=1)
-            self._count(f"cosine_{variant}", cosines)
-        if self.has_logits:
-            p, q = (logits.log_softmax(1) for logits in (self.original, rows))
-            name = "kl" if variant == "reconstruction" else f"kl_{variant}"
-            self._count(name, (p.exp() * (p - q)).sum(1))
-
-    def result(self) -> dict[str, Any]:
-        """Return the means over positions and the shares recovered."""
-        found: dict[str, Any] = {"kind": self.kind, "n_tokens": self.n_tokens}
-        means = {name: total / self.n_tokens for name, total in self.sums.items()}
-        if self.kind != "causal":
-            means.pop("ce_original")
-            share = _share(1.0, means["cosine_reconstruction"], means["cosine_zero"])
-            return {**found, **means, "cosine_recovered": share}
-        best, reached = means["ce_original"], means["ce_reconstruction"]
-        shares = {
-            "loss_recovered": _share(best, reached, means["ce_zero"]),
-            "loss_recovered_mean": _share(best, reached, means["ce_mean"]),
-        }
-        return {**found, **means, **shares}
-
-    def _at_positions(self, output: Tensor) -> Tensor:
-        return (output[:, :-1] if self.kind == "causal" else output)[self.where]
-
-    def _cross_entropy(self, logits: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits, self.targets, reduction="none")
-
-    def _count(self, name: str, values: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
-
-
-def _share(best: float, reached: float, ablated: float) -> float | None:
-    """Return which part of the way from the ablated to the best value was reached."""
-    way = best - ablated
-    return (reached - ablated) / way if abs(way) > 1e-12 and math.isfinite(way) else None

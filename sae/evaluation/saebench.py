@@ -50,7 +50,9 @@ class SAEBenchModel(nn.Module):
     It has what ``sae_bench.custom_saes.base_sae.BaseSAE`` (0.6.0) asks for: ``encode`` to a dense
     tensor, ``decode``, ``forward``, ``W_enc`` (d, F), ``W_dec`` (F, d), ``b_enc``, ``b_dec``,
     ``cfg`` (`SAEBenchConfig`), ``device``, ``dtype``, ``to`` and ``check_decoder_norms``. Pass
-    ``[(name, SAEBenchModel(...))]`` in the place of a release to its ``run_eval``.
+    ``[(name, SAEBenchModel(...))]`` in the place of a release to its ``run_eval``. ``threshold`` is
+    that of a model that has one. Where the model normalizes rows, ``decode`` takes the statistics
+    of the rows that were encoded last, as models of this kind do there.
 
     Parameters
     ----------
@@ -83,6 +85,7 @@ class SAEBenchModel(nn.Module):
         super().__init__()
         check_spliceable(model, hook_name or "")
         self.model = model.eval()
+        self._last: Tensor | None = None
         self.cfg = SAEBenchConfig(
             model_name=model_name,
             d_in=model.n_features,
@@ -98,25 +101,46 @@ class SAEBenchModel(nn.Module):
     W_dec = property(lambda self: self.model.W_dec)
     b_enc = property(lambda self: self.model.b_enc)
     b_dec = property(lambda self: self.model.b_dec)
+    threshold = property(lambda self: getattr(self.model, "threshold", None))
     device = property(lambda self: self.model.b_dec.device)
     dtype = property(lambda self: self.model.b_dec.dtype)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return dense codes, shape (..., F)."""
-        return self.model.encode(x.to(self.device, self.dtype)).to_dense()
+        x = x.to(self.device, self.dtype)
+        self._last = None if self.model.row_norm == "none" else x
+        return self.model.encode(x).to_dense()
 
     def decode(self, feature_acts: Tensor) -> Tensor:
         """Return the reconstruction of dense codes, in which other entries may have been set."""
         acts = feature_acts.to(self.device, self.dtype)
-        values, indices = acts.topk(int((acts != 0).sum(-1).max().clamp(min=1)), dim=-1)
+        most = int((acts != 0).sum(-1).max()) if acts.numel() else 0
+        values, indices = acts.topk(max(most, 1), dim=-1)
         if bool((acts < 0).any()):
             indices = torch.arange(acts.shape[-1], device=acts.device).expand_as(acts)
             values = acts
-        return self.model.decode(SparseCodes(values, indices, acts.shape[-1]))
+        codes = SparseCodes(values, indices, acts.shape[-1])
+        if self.model.row_norm == "none":
+            return self.model.decode(codes)
+        if self._last is None or self._last.shape[:-1] != acts.shape[:-1]:
+            got = "none" if self._last is None else str(tuple(self._last.shape[:-1]))
+            raise ValueError(
+                "`feature_acts` must be those of the rows that were encoded last, which "
+                f"{type(self.model).__name__} normalizes; got shape {tuple(acts.shape[:-1])} after "
+                f"{got}."
+            )
+        return self.model.reconstruct(self._last, codes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of `x`."""
         return self.model(x.to(self.device, self.dtype))
+
+    def to(self, *args: Any, **kwargs: Any) -> "SAEBenchModel":
+        """Move the model as `torch.nn.Module.to` does; ``cfg`` follows."""
+        super().to(*args, **kwargs)
+        self.cfg.dtype = str(self.dtype).removeprefix("torch.")
+        self.cfg.device = str(self.device)
+        return self
 
     def check_decoder_norms(self) -> bool:
         """Return whether the decoder rows have unit norm, as SAEBench requires."""

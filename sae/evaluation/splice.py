@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,40 @@ class Splice:
     ----------
     keep : Tensor of shape (batch, tokens), bool, or None, default=None
         Positions to splice; the others pass as they are. None splices all. Set it before a forward
-        pass to leave out padding or special tokens.
+        pass to leave out padding or special tokens. In `generate` it is that of the prompt; all
+        tokens that follow are spliced.
     codes : SparseCodes of shape (batch, tokens, F) or None
         The codes of the last forward pass, before any change.
     """
 
     keep: Tensor | None = None
     codes: SparseCodes | None = None
+    _begun: tuple[Tensor, int] | None = field(default=None, init=False, repr=False)
+
+    def positions(self, before: Tensor) -> Tensor | None:
+        """Return `keep` for this forward pass, with True for tokens that have been generated.
+
+        Parameters
+        ----------
+        before : Tensor of shape (batch, tokens, D)
+            What the hookpoint puts out.
+        """
+        keep = self.keep
+        if keep is None or before.ndim != 3 or keep.ndim != 2:
+            return keep
+        length = before.shape[1]
+        begun, so_far = self._begun or (None, 0)
+        # A generation with a cache of keys and values goes on with one token, without it with all.
+        goes_on = begun is keep and len(keep) == len(before) and length in (1, so_far + 1)
+        if keep.shape == before.shape[:2] and not (goes_on and length == 1):
+            self._begun = (keep, length)
+            return keep
+        if not goes_on:
+            return keep  # refused where it is used
+        self._begun = (keep, so_far + 1)
+        if length == 1:
+            return torch.ones_like(keep[:, :1])
+        return nn.functional.pad(keep, (0, length - keep.shape[1]), value=True)
 
 
 @contextmanager
@@ -101,7 +128,7 @@ def splice(
         changed = recon if change is None else model.reconstruct(x, change(codes))
         if error:
             changed = changed + (before.to(recon.device, recon.dtype) - recon).detach()
-        return kept(changed.to(before.device, before.dtype), before, spliced.keep)
+        return kept(changed.to(before.device, before.dtype), before, spliced.positions(before))
 
     with evaluation_mode(model), edited(lm, hookpoint, edit):
         yield spliced

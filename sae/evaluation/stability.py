@@ -4,22 +4,25 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+import scipy.sparse
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
 from sae.autoencoders import AbstractAutoencoder
 from sparsecode._checks import check_float, check_int
 
 SAME = 0.7  # cosine from which on two latents count as the same
+NEAREST = 32
 
 
 def stability(
     models: Sequence[AbstractAutoencoder],
     *,
     same: float = SAME,
-    max_latents: int = 4096,
-    seed: int = 0,
+    max_exact: int = 4096,
 ) -> dict[str, Any]:
     """Match the latents of autoencoders one to one by the cosine of their decoder rows.
 
@@ -32,11 +35,9 @@ def stability(
         Two or more, of one width of rows, such as those of a sweep over seeds.
     same : float, default=0.7
         Cosine from which on two latents count as the same.
-    max_latents : int, default=4096
-        Of wider models, latents of the first one of a pair are a random sample of this size, and
-        those of the second one the 8 nearest of each.
-    seed : int, default=0
-        Of that sample.
+    max_exact : int, default=4096
+        Latents of wider models are first matched among the 32 nearest of each, and only those that
+        are left among all; the Hungarian method takes time that grows with their cube.
 
     Returns
     -------
@@ -57,18 +58,17 @@ def stability(
     1.0
     """
     same = check_float("same", same, low=0.0, high=1.0)
-    max_latents = check_int("max_latents", max_latents, low=1)
+    max_exact = check_int("max_exact", max_exact, low=1)
     widths = {tuple(model.W_dec.shape[1:]) for model in models}
     if len(models) < 2 or len(widths) > 1:
         raise ValueError(
             "`models` must be two or more autoencoders with decoder rows of one width; "
             f"got {len(models)} with widths {sorted(widths)}."
         )
-    generator = torch.Generator().manual_seed(seed)
     pairs = []
     for first, second in combinations(range(len(models)), 2):
         rows = (models[first].W_dec.detach(), models[second].W_dec.detach())
-        cosines = matched_cosines(*rows, max_latents=max_latents, generator=generator)
+        cosines = matched_cosines(*rows, max_exact=max_exact)
         shared = float((cosines >= same).double().mean())
         mean = float(cosines.mean())
         pairs.append({"models": [first, second], "mean_cosine": mean, "shared": shared})
@@ -78,32 +78,58 @@ def stability(
     return {**means, "pairs": pairs}
 
 
-def matched_cosines(
-    first: Tensor,
-    second: Tensor,
-    *,
-    max_latents: int = 4096,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def matched_cosines(first: Tensor, second: Tensor, *, max_exact: int = 4096) -> Tensor:
     """Return the cosine of each matched pair of rows.
 
     Parameters
     ----------
     first : Tensor of shape (F, D)
     second : Tensor of shape (G, D)
-    max_latents : int, default=4096
-    generator : torch.Generator or None, default=None
+    max_exact : int, default=4096
 
     Returns
     -------
-    Tensor of shape (min(F, G, max_latents),), float64
+    Tensor of shape (min(F, G),), float64
+        In no particular order.
     """
     a, b = (torch.nn.functional.normalize(rows.double().cpu(), dim=1) for rows in (first, second))
-    if len(a) > max_latents:
-        a = a[torch.randperm(len(a), generator=generator)[:max_latents]]
-        if len(b) > max_latents:
-            near = torch.cat([(part @ b.t()).topk(8, dim=1).indices for part in a.split(512)])
-            b = b[near.unique()]
-    cosines = a @ b.t()
-    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
-    return cosines[rows, columns].clamp(-1, 1)
+    a, b = (a, b) if len(a) <= len(b) else (b, a)
+    found = []
+    while len(a) > max_exact:
+        rows, columns = _matched_among_nearest(a, b)
+        if not len(rows):  # none is near any other: any matching will do
+            break
+        found.append((a[rows] * b[columns]).sum(1))
+        a, b = _without(a, rows), _without(b, columns)
+    if len(a) <= max_exact:
+        cosines = a @ b.t()
+        found.append(cosines[linear_sum_assignment(cosines.numpy(), maximize=True)])
+    else:
+        found.append((a * b[: len(a)]).sum(1))
+    return torch.cat(found).clamp(-1, 1)
+
+
+def _matched_among_nearest(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best matching in which each row of `a` has one of its nearest, or none."""
+    near = min(NEAREST, len(b))
+    parts = [(part @ b.t().float()).topk(near, dim=1) for part in a.float().split(512)]
+    values = torch.cat([part.values for part in parts]).double().numpy()
+    columns = torch.cat([part.indices for part in parts]).numpy()
+    n = len(a)
+    own = np.arange(n)[:, None]
+    # Each row may also take a column of its own, that of no partner, at a cosine of 0.
+    weights = np.concatenate([np.maximum(values, 0), np.zeros((n, 1))], axis=1)
+    places = np.concatenate([columns, len(b) + own], axis=1)
+    starts = np.arange(0, places.size + 1, places.shape[1])
+    costs = scipy.sparse.csr_matrix(
+        (2 - weights.ravel(), places.ravel(), starts), shape=(n, len(b) + n)
+    )
+    rows, matched = min_weight_full_bipartite_matching(costs)
+    real = (matched < len(b)) & (np.asarray(costs[rows, matched]).ravel() < 2)
+    return rows[real], matched[real]
+
+
+def _without(rows: Tensor, taken: np.ndarray) -> Tensor:
+    keep = torch.ones(len(rows), dtype=torch.bool)
+    keep[torch.from_numpy(taken)] = False
+    return rows[keep]

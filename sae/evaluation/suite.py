@@ -113,6 +113,6 @@ def _full(
         else:
             left_out["absorption"] = "a decoder to what is encoded"
     if others:
-        found["stability"] = stability([model, *others], seed=seed)
+        found["stability"] = stability([model, *others])
     else:
         left_out["stability"] = "the same autoencoder with another seed"

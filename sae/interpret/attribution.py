@@ -85,6 +85,11 @@ def attribute(
     arXiv:2403.19647. Differs from the latter in: the baseline is no codes, not other tokens'.
     """
     check_choice("method", method, ("gradient", "integrated"))
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "`attribute` needs gradients, which torch.inference_mode() rules out; it was called "
+            "inside of it. Leave that block, or use torch.no_grad()."
+        )
     steps = check_int("steps", steps, low=1) if method == "integrated" else 1
     mask = torch.ones_like(tokens) if attention_mask is None else attention_mask
     # At 1 the gradient is taken where the model is; midpoints make the integral second-order.

@@ -1,5 +1,6 @@
 """explain: what single latents stand for in words, by a language model, with a score."""
 
+import hashlib
 import json
 import random
 import re
@@ -37,7 +38,7 @@ def explain(
     n_shown: int = 8,
     n_scored: int = 5,
     seed: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: bool | None = False,
 ) -> list[dict[str, Any]]:
     """Let a language model explain latents, and score each explanation by detection.
 
@@ -65,14 +66,20 @@ def explain(
         Passages of either kind in the second one.
     seed : int, default=0
         Of the choice and order of passages; each latent has its own.
-    progress : callable or None, default=None
-        Called with 1 after each latent.
+    progress : bool or None, default=False
+        Whether to show a progress bar; None shows it on a terminal.
 
     Returns
     -------
     list of dict
         The lines of `out` for these latents: ``latent``, ``explanation``, ``score`` (None where the
-        answer could not be read, or there is nothing to compare with) and ``answers``.
+        answer could not be read, or there is nothing to compare with), ``answers``, and ``of``,
+        which tells autoencoder, rows and settings from others.
+
+    Raises
+    ------
+    ValueError
+        If `pages` have no text, or `out` holds explanations of something else.
 
     References
     ----------
@@ -81,6 +88,8 @@ def explain(
     (detection). arXiv:2410.13928. Differs from the latter in: passages on which the latent is
     silent come from examples of other latents.
     """
+    from tqdm.auto import tqdm
+
     if pages.texts is None:
         raise ValueError("`pages` must be of data with tokens to be explained; they have none.")
     n_shown, n_scored = (
@@ -96,17 +105,24 @@ def explain(
     )
     path = Path(out)
     done = read_explanations(path)
+    identity = _identity(pages, n_shown, n_scored, seed)
+    if any(entry.get("of") != identity for entry in done.values()):
+        raise ValueError(
+            f"`out` must be new, or hold explanations of the same autoencoder, rows and settings; "
+            f"`{path}` holds others. Choose another file."
+        )
+    hidden = None if progress is None else not progress
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for latent in wanted:
+    bars = tqdm(wanted, desc="explain", unit="latent", disable=hidden)
+    with path.open("a", encoding="utf-8") as file, bars as bar:
+        for latent in bar:
             if latent not in done:
                 chance = random.Random(f"{seed} {latent}")  # noqa: S311 - no secret
                 silent = _silent_examples(pages, known, latent, n_scored, chance)
-                done[latent] = explain_one(known[latent], silent, ask, n_shown, n_scored, chance)
+                found = explain_one(known[latent], silent, ask, n_shown, n_scored, chance)
+                done[latent] = {**found, "of": identity}
                 file.write(json.dumps(done[latent]) + "\n")
                 file.flush()
-            if progress is not None:
-                progress(1)
     return [done[latent] for latent in wanted]
 
 
@@ -190,12 +206,17 @@ def read_explanation(answer: str) -> str:
 def read_list(answer: str, length: int) -> list[int] | None:
     """Return the last list of `length` zeros and ones in an answer; None if there is none.
 
+    It may say true and false instead, and stand without brackets on a line of its own.
+
     Examples
     --------
-    >>> read_list("I think [1, 0, 1].", 3), read_list("none", 3)
-    ([1, 0, 1], None)
+    >>> read_list("I think [1, 0, 1].", 3), read_list("1, 0", 2), read_list("none", 3)
+    ([1, 0, 1], [1, 0], None)
     """
-    found = [re.findall(r"[01]", part) for part in re.findall(r"\[[01,\s]*\]", answer)]
+    plain = answer.lower().replace("false", "0").replace("true", "1")
+    lists = re.findall(r"\[([01,\s]*)\]", plain)
+    lists = lists or re.findall(r"^[01](?:[,\s]+[01])*$", plain, flags=re.MULTILINE)
+    found = [re.findall(r"[01]", part) for part in lists]
     fitting = [[int(digit) for digit in digits] for digits in found if len(digits) == length]
     return fitting[-1] if fitting else None
 
@@ -221,6 +242,16 @@ def read_explanations(path: Path) -> dict[int, dict[str, Any]]:
     if whole != text:
         path.write_text(whole, encoding="utf-8")
     return found
+
+
+def _identity(pages: LatentPages, n_shown: int, n_scored: int, seed: int) -> str:
+    """Return a digest of what explanations are of."""
+    settings = [pages.encoded.data.fingerprint, pages.encoded.n_rows, n_shown, n_scored, seed]
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, weight in sorted(pages.encoded.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _silent_examples(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from sae.autoencoders import AbstractAutoencoder
 from sparsecode._checks import check_int, check_last_dim
 
+N_BARS = 50
+
 
 @dataclass(frozen=True)
 class LogitLens:
@@ -20,12 +22,16 @@ class LogitLens:
         The tokens that a latent promotes most, descending.
     bottom_tokens, bottom_logits : Tensor of shape (L, n), int64 and float32
         Those that it suppresses most, ascending.
+    bar_centers, bar_counts : Tensor of shape (L, 50), float32 and int64
+        Histogram of the logits of the whole vocabulary, from the smallest to the largest.
     """
 
     top_tokens: Tensor
     top_logits: Tensor
     bottom_tokens: Tensor
     bottom_logits: Tensor
+    bar_centers: Tensor
+    bar_counts: Tensor
 
 
 @torch.no_grad()
@@ -81,7 +87,8 @@ def logit_lens(
         logits = direction_logits(lm, chunk, final_norm=final_norm)
         size = min(n, logits.shape[1])
         top, bottom = logits.topk(size, dim=1), logits.topk(size, dim=1, largest=False)
-        pieces.append([top.indices, top.values, bottom.indices, bottom.values])
+        bars = _histogram(logits)
+        pieces.append([top.indices, top.values, bottom.indices, bottom.values, *bars])
     return LogitLens(*(torch.cat(parts).cpu() for parts in zip(*pieces, strict=True)))
 
 
@@ -108,6 +115,17 @@ def direction_logits(lm: nn.Module, rows: Tensor, *, final_norm: bool = True) ->
         directions = norm(directions) - norm(torch.zeros_like(directions[:1]))
     logits = (directions.to(weight.dtype) @ weight.t()).float()
     return logits - logits.mean(1, keepdim=True)
+
+
+def _histogram(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centers of equal bins between the ends of each row, and what falls into them."""
+    low, high = logits.amin(1, keepdim=True), logits.amax(1, keepdim=True)
+    width = (high - low).clamp(min=1e-12) / N_BARS
+    places = ((logits - low) / width).long().clamp(0, N_BARS - 1)
+    counts = torch.zeros(len(logits), N_BARS, dtype=torch.int64, device=logits.device)
+    counts.scatter_add_(1, places, torch.ones_like(places))
+    middles = torch.arange(N_BARS, device=logits.device) + 0.5
+    return low + width * middles, counts
 
 
 def _head(lm: nn.Module) -> Any:

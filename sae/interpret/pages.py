@@ -19,6 +19,7 @@ from sae.interpret.windows import token_windows
 from sparsecode._checks import check_int
 
 QUANTILES = (0.75, 0.5, 0.25)
+N_ALIGNED = 3
 TOGETHER = 4096  # latents whose windows are read in one go through the data
 
 
@@ -39,7 +40,11 @@ class Example:
 
 @dataclass(frozen=True)
 class LatentPage:
-    """What is shown of one latent."""
+    """What is shown of one latent.
+
+    ``logit_bars`` are centers and counts of a histogram of the logits of its decoder row;
+    ``aligned`` the largest coordinates of that row, each with its share of the row's 1-norm.
+    """
 
     latent: int
     count: int
@@ -52,6 +57,8 @@ class LatentPage:
     coactive: list[tuple[int, float]]
     promoted: list[tuple[str, float]]
     suppressed: list[tuple[str, float]]
+    logit_bars: list[tuple[float, int]]
+    aligned: list[tuple[int, float, float]]
 
     @property
     def peaks(self) -> list[str]:
@@ -101,6 +108,7 @@ class LatentPages:
         atoms = (model.left, model.right) if isinstance(model, Bilinear) else (model.W_dec, None)
         self.neighbors = nearest_latents(atoms[0], n_neighbors, right=atoms[1])
         self.coactive = coactive_latents(encoded, n_neighbors)
+        self.aligned = _aligned(atoms[0].detach(), N_ALIGNED if atoms[1] is None else 0)
 
     def __iter__(self) -> Iterator[LatentPage]:
         for start in range(0, self.encoded.n_latents, TOGETHER):
@@ -134,6 +142,8 @@ class LatentPages:
                     coactive=_pairs(pairs[2], pairs[3]),
                     promoted=self._tokens(latent, "top"),
                     suppressed=self._tokens(latent, "bottom"),
+                    logit_bars=self._logit_bars(latent),
+                    aligned=_triples(*(part[latent].tolist() for part in self.aligned)),
                 )
 
     def _examples(self, start: int, stop: int) -> Iterator[list[Example]]:
@@ -171,6 +181,12 @@ class LatentPages:
         assert self.texts is not None
         return self.texts[token] if token < len(self.texts) and self.texts[token] else f" <{token}>"
 
+    def _logit_bars(self, latent: int) -> list[tuple[float, int]]:
+        if self.lens is None:
+            return []
+        centers, counts = self.lens.bar_centers[latent], self.lens.bar_counts[latent]
+        return list(zip(centers.tolist(), counts.tolist(), strict=True))
+
     def _tokens(self, latent: int, side: str) -> list[tuple[str, float]]:
         if self.lens is None:
             return []
@@ -184,6 +200,19 @@ class LatentPages:
             for i in tokens[latent].tolist()
         ]
         return list(zip(texts, logits[latent].tolist(), strict=True))
+
+
+def _aligned(rows: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the `n` largest coordinates of each row: their places, values and shares."""
+    top = rows.float().topk(min(n, rows.shape[1]), dim=1)
+    norms = rows.float().abs().sum(1, keepdim=True).clamp(min=1e-30)
+    return top.indices.cpu(), top.values.cpu(), (top.values / norms).cpu()
+
+
+def _triples(
+    places: list[int], values: list[float], shares: list[float]
+) -> list[tuple[int, float, float]]:
+    return list(zip(places, values, shares, strict=True))
 
 
 def _bars(histogram: list[int]) -> list[tuple[float, int]]:

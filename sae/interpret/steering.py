@@ -11,6 +11,7 @@ from sae.autoencoders import AbstractAutoencoder
 from sae.cache.hooks import edited
 from sae.evaluation.reconstruction import evaluation_mode
 from sae.evaluation.splice import Splice, check_spliceable, kept, rows_of
+from sae.row_norm import decoder_factor
 from sparsecode import SparseCodes
 from sparsecode._checks import check_choice, check_float, check_int
 
@@ -32,6 +33,7 @@ def steer(
 
     The activation y becomes ``y + sum_i (b_i - a_i) W_dec[i]`` over the chosen latents, whose
     values ``a_i`` become ``b_i``. Everything else, the error of the autoencoder included, stays.
+    Where the model normalizes each row, the change is in the unit of the row, as what it decodes.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def steer(
     ------
     Splice
         ``.codes`` of the last forward pass, before the change (None with "add", which needs
-        none), and ``.keep``, the positions to steer; None steers all.
+        none), and ``.keep``, the positions to steer, as of `sae.splice`; None steers all.
 
     Raises
     ------
@@ -84,16 +86,18 @@ def steer(
 
     def edit(read: Tensor, before: Tensor) -> Tensor:
         rows = model.W_dec[latents]
+        x = rows_of(read, model, hookpoint)
         wanted = scales.to(rows.device, rows.dtype)
         if mode == "add":
             change = wanted.expand(*before.shape[:-1], -1)
         else:
-            codes = model.encode(rows_of(read, model, hookpoint))
+            codes = model.encode(x)
             steered.codes = codes.detach()
             values = values_of(codes, latents)
             change = wanted - values if mode == "clamp" else (wanted - 1) * values
-        after = before + (change @ rows).to(before.device, before.dtype)
-        return kept(after, before, steered.keep)
+        moved = change @ rows * decoder_factor(x, model.row_norm)
+        after = before + moved.to(before.device, before.dtype)
+        return kept(after, before, steered.positions(before))
 
     if mode == "zero":
         scales = torch.zeros(len(latents))
@@ -137,7 +141,8 @@ def values_of(codes: SparseCodes, latents: Tensor) -> Tensor:
 
 
 def _latents(latent: int | Sequence[int], n_latents: int) -> Tensor:
-    several = latent if isinstance(latent, (Sequence, Tensor)) else [latent]
+    latent = latent.tolist() if isinstance(latent, Tensor) else latent
+    several = latent if isinstance(latent, Sequence) else [latent]
     bounds = {"low": 0, "high": n_latents - 1, "high_name": "n_latents - 1"}
     checked = [check_int("latent", entry, **bounds) for entry in several]
     if not checked or len(set(checked)) != len(checked):
@@ -146,7 +151,8 @@ def _latents(latent: int | Sequence[int], n_latents: int) -> Tensor:
 
 
 def _scales(scale: float | Sequence[float], n: int) -> Tensor:
-    several = list(scale) if isinstance(scale, (Sequence, Tensor)) else [scale] * n
+    scale = scale.tolist() if isinstance(scale, Tensor) else scale
+    several = list(scale) if isinstance(scale, Sequence) else [scale] * n
     if len(several) != n:
         raise ValueError(
             f"`scale` must be one number, or one for each of {n} latents; got {scale}."

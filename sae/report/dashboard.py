@@ -1,8 +1,11 @@
 """dashboard: a folder with a static site of all latents, to open from disk or serve."""
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +98,36 @@ def write_dashboard(
         finally:
             put_back()
     hidden = None if progress is None else not progress
-    with tqdm(total=model.n_latents, desc="dashboard", unit=" latents", disable=hidden) as bar:
+    bars = tqdm(total=model.n_latents, desc="dashboard", unit=" latents", disable=hidden)
+    with bars as bar, _replacing(root) as beside:
         encoded = EncodedRows(model, source, max_rows=max_rows)
         pages = LatentPages(
             encoded, vocabulary, n_top=n_examples, lens=lens, lens_vocabulary=pieces
         )
         described = Run(model, source, {}, [], evaluation_of(folder, model, source))
-        site = _Site(
-            root, described, pages, NeuronpediaWriter(root, source) if neuronpedia else None
-        )
+        uploaded = NeuronpediaWriter(beside, source) if neuronpedia else None
+        site = _Site(beside, described, pages, uploaded)
         for page in pages:
             site.add(page)
             bar.update()
         site.finish(vocabulary)
     return root / "index.html"
+
+
+@contextmanager
+def _replacing(root: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `root` when the block ends without an error."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.", suffix=".tmp"))
+    try:
+        yield beside
+        beside.chmod(0o755)
+        if root.exists():
+            shutil.rmtree(root)
+        beside.rename(root)
+    finally:
+        if beside.exists():
+            shutil.rmtree(beside)
 
 
 class _Site:
@@ -118,9 +137,7 @@ class _Site:
         self, root: Path, run: Run, pages: LatentPages, neuronpedia: NeuronpediaWriter | None
     ) -> None:
         self.root, self.run, self.pages, self.neuronpedia = root, run, pages, neuronpedia
-        if root.exists():
-            shutil.rmtree(root)
-        (root / "data").mkdir(parents=True)
+        (root / "data").mkdir()
         io.write_json(root / "dashboard.json", {"format": FORMAT, "version": 1})
         self.shard: dict[str, Any] = {}
         self.texts: dict[str, int] = {}
@@ -159,7 +176,10 @@ class _Site:
             "heading": heading,
             "facts": rest,
             "n_rows": self.pages.found.n_rows,
-            "evaluation": {key: found[key] for key in ("fvu", "l0", "dead_fraction", "n_rows")},
+            "evaluation": {
+                key: found[key] if math.isfinite(found[key]) else None  # rows that are all equal
+                for key in ("fvu", "l0", "dead_fraction", "n_rows")
+            },
             "per_shard": PER_SHARD,
             "groups": self.pages.groups,
             "has_text": vocabulary is not None,

@@ -24,7 +24,10 @@ class NeuronpediaWriter:
     References
     ----------
     SAEDashboard, sae_dashboard/neuronpedia/neuronpedia_dashboard.py, whose field names these are
-    (described, not copied). Tables about neurons, which sparse codes do not give, are empty.
+    (described, not copied). Neurons are the coordinates of the hookpoint. Those that correlate with
+    a latent are left empty, as are the correlations of latents with each other: they need a matrix
+    of all latents with all neurons, or with each other. ``correlated_features_l1`` holds the
+    cosines of the nearest decoder rows. Histograms of logits need a language model.
     """
 
     def __init__(self, root: Path, source: AbstractSource) -> None:
@@ -82,9 +85,9 @@ def feature_of(page: LatentPage) -> dict[str, Any]:
     ]
     return {
         "feature_index": page.latent,
-        "neuron_alignment_indices": [],
-        "neuron_alignment_values": [],
-        "neuron_alignment_l1": [],
+        "neuron_alignment_indices": [place for place, _, _ in page.aligned],
+        "neuron_alignment_values": [round(value, 4) for _, value, _ in page.aligned],
+        "neuron_alignment_l1": [round(share, 4) for _, _, share in page.aligned],
         "correlated_neurons_indices": [],
         "correlated_neurons_l1": [],
         "correlated_neurons_pearson": [],
@@ -98,8 +101,8 @@ def feature_of(page: LatentPage) -> dict[str, Any]:
         "frac_nonzero": page.density,
         "freq_hist_data_bar_values": [round(2 ** (edge + 0.125), 5) for edge, _ in page.histogram],
         "freq_hist_data_bar_heights": [count for _, count in page.histogram],
-        "logits_hist_data_bar_heights": [],
-        "logits_hist_data_bar_values": [],
+        "logits_hist_data_bar_heights": [count for _, count in page.logit_bars],
+        "logits_hist_data_bar_values": [round(center, 4) for center, _ in page.logit_bars],
         "n_prompts_total": 0,
         "n_tokens_in_prompt": max((len(example.tokens) for example in page.examples), default=0),
         "dataset": "",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsecode._checks import check_float, check_int
+from sparsecode.ops.decode import decode
 from sparsecode.penalties import L1, AbstractPenalty, CoordinateSeparable, Subdifferentiable
 from sparsecode.solvers.active_sets import lasso_by_active_sets
 from sparsecode.solvers.base import AbstractSolver, Problem, SolverResult, codes_of
@@ -66,9 +67,10 @@ class CoordinateDescent(AbstractSolver):
             again = self._on_all_rows(rest, self.max_iter - done)
             z_NF[left], stop_N[left] = again.codes.to_dense(), again.stop_value
             done += again.n_iter
-        return SolverResult(
-            codes_of(z_NF), problem.objective(z_NF), stop_N, done, stop_N <= self.tol
-        )
+        codes = codes_of(z_NF)
+        error_N = (problem.x - decode(codes, problem.dictionary)).square().sum(1)
+        objective_N = error_N / 2 + penalty.alpha * z_NF.abs().sum(1)
+        return SolverResult(codes, objective_N, stop_N, done, stop_N <= self.tol)
 
     def _on_all_rows(self, problem: Problem, max_iter: int) -> SolverResult:
         """Sweep over coordinates that are open in any row."""

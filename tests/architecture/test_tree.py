@@ -18,7 +18,6 @@ TESTED_ELSEWHERE = {
     "retrieval/index/opening.py": "tests/retrieval/index/test_exact.py",
     "retrieval/index/results.py": "tests/retrieval/test_hybrid.py",
     "retrieval/index/segments.py": "tests/retrieval/index/test_exact.py",
-    "retrieval/index/storage.py": "tests/retrieval/index/test_exact.py",
     "retrieval/testing.py": "tests/retrieval/index/test_exact.py",
     "retrieval/encoders/flops_task.py": "tests/retrieval/encoders/test_flops.py",
     "retrieval/encoders/lexical_task.py": "tests/retrieval/encoders/test_inference_free.py",

@@ -278,6 +278,19 @@ def test_a_killed_indexing_goes_on(folder):
     assert open_index("index").ids == sorted(open_encoded("documents").all()[0])
 
 
+def test_an_index_in_shards_gives_the_same_run(folder):
+    run("encode", "my_encoder:words", "data", "--out", "documents", "--part-rows", "16")
+    run("encode", "my_encoder:words", "data", "--queries", "--out", "queries")
+    for out, n_shards in (("one", 1), ("three", 3)):
+        for _ in range(2):  # the second time nothing is left to do
+            assert "60 documents" in run("index", "documents", "--out", out, "--shards", n_shards)
+        run("search", out, "queries", "--out", f"{out}.txt", "--threads", "2")
+    assert trec.read_run("one.txt") == trec.read_run("three.txt")
+    assert len(list(Path("three").glob("shard-*"))) == 3
+    wrong = run("index", "documents", "--out", "three", "--shards", "2", code=2)
+    assert "has other settings" in wrong
+
+
 def test_what_is_wrong_is_one_sentence(folder):
     assert "Error: `nowhere` must exist" in run("encode", "a:b", "nowhere", "--out", "o", code=2)
     assert "must have `nothing`" in run(

@@ -49,6 +49,26 @@ def test_wrong_arguments_are_refused(tmp_path):
         export.write_anserini(tmp_path / "a", ROWS, ["x"])
     with pytest.raises(ValueError, match=r"`rows` must have positive weights .*; got -2"):
         export.write_seismic(tmp_path / "a", -ROWS, [1, 2, 3])
-    with pytest.raises(ValueError, match=r"`names` must have 3 names; got 1"):
+    with pytest.raises(ValueError, match=r"`names` must have 3 different names; got 1"):
         export.write_seismic(tmp_path / "a", ROWS, [1, 2, 3], names=["a"])
     assert not (tmp_path / "a").exists()
+
+
+def test_ids_and_names_are_different(tmp_path):
+    rows = random_rows(2, 3, 2, seed=0)
+    for write in (export.write_anserini, export.write_seismic):
+        with pytest.raises(ValueError, match=r"`ids` must be unique; 2 ids have 1 values"):
+            write(tmp_path / "x", rows, ["a", "a"])
+        with pytest.raises(ValueError, match=r"3 different names; got 3, of which 2 differ"):
+            write(tmp_path / "x", rows, ["a", "b"], names=["t", "t", "u"])
+
+
+@pytest.mark.parametrize("boundary", [2**60, -1, 5])
+def test_boundaries_of_rows_ascend(tmp_path, boundary):
+    path = tmp_path / "big.csr"
+    export.write_bigann(path, random_rows(2, 3, 2, seed=0))
+    raw = bytearray(path.read_bytes())
+    raw[32:40] = int(boundary).to_bytes(8, "little", signed=True)
+    path.write_bytes(raw)
+    with pytest.raises(CorruptFileError, match=r"big\.csr` must be a whole file"):
+        export.read_bigann(path)

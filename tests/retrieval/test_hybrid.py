@@ -72,8 +72,40 @@ def test_wrong_arguments_are_refused():
     ):
         reciprocal_rank_fusion([A, from_lists([], 1, text_ids=True)])
     with pytest.raises(TypeError, match=r"ids of one kind"):
-        reciprocal_rank_fusion([A, from_lists([[], []], 1, text_ids=False)])
+        reciprocal_rank_fusion([A, from_lists([[(1, 1.0)], []], 1, text_ids=False)])
     with pytest.raises(ValueError, match=re.escape("`weights` must be 2 finite numbers")):
         linear_fusion([A, B], weights=[1.0])
     with pytest.raises(ValueError, match=r"`documents` must be at least one text"):
         BM25(["a"], [])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e39])
+def test_scores_that_are_not_finite_are_refused(value):
+    with pytest.raises(ValueError, match=r"Scores must be finite; got .* for document 1 of query"):
+        from_lists([[(0, 1.0), (1, value), (2, 3.0)]], 3, text_ids=False)
+    candidates = from_lists([[(0, 1.0), (1, 0.5)]], 2, text_ids=False)
+    embeddings = np.array([[1.0], [value]])
+    with pytest.raises(ValueError, match="Scores must be finite"):
+        rescore(candidates, np.ones((1, 1)), embeddings, [0, 1])
+
+
+def test_bm25_wants_texts_with_words():
+    with pytest.raises(ValueError, match=r"`documents` must have a word .*none of 2 has one"):
+        BM25(["the", ""])
+    assert BM25(["the", ""], stopwords="").search(["the"], k=1).ids.tolist() == [[0]]
+    with pytest.raises(TypeError, match="`queries` must be a sequence of strings; got the single"):
+        BM25(["cat"]).search("cat")
+    with pytest.raises(TypeError, match="`documents` must be a sequence of strings; got 3"):
+        BM25(["cat", 3])
+    with pytest.raises(ValueError, match="`ids` must be unique; got 'a' twice"):
+        BM25(["cat", "dog"], ["a", "a"])
+    assert BM25(np.array(["cat", "dog"]), np.array([4, 7])).search(["dog"], 1).ids.tolist() == [[7]]
+
+
+def test_a_ranking_without_results_has_no_kind_of_ids():
+    nothing = from_lists([[]], 2, text_ids=False)
+    named = from_lists([[("a", 1.0)]], 2, text_ids=True)
+    for results in ([nothing, named], [named, nothing]):
+        assert reciprocal_rank_fusion(results, 2).ids.tolist() == [["a", None]]
+        assert linear_fusion(results, 2).ids.tolist() == [["a", None]]
+    assert reciprocal_rank_fusion([nothing, nothing], 2).ids.tolist() == [[-1, -1]]

@@ -77,3 +77,29 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=r"`ids` must have one id for each of 5 documents; got 1"):
         searcher.fit(TEXTS, ["a"])
     assert len(searcher.index) == 0
+
+
+def test_fit_wants_an_empty_index_and_add_extends_it():
+    encoder = Asymmetric()
+    searcher = Searcher(encoder, ExactIndex(len(encoder.tfidf.vocabulary_)), batch_size=2)
+    searcher.fit(TEXTS[:3], ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"`index` must be empty for `fit`; it has 3 documents"):
+        searcher.fit(TEXTS)
+    assert len(searcher.add(TEXTS[3:], ["d", "e"]).index) == 5
+    once = Searcher(encoder, ExactIndex(len(encoder.tfidf.vocabulary_))).fit(TEXTS, list("abcde"))
+    queries = ["cat on mat", "dog"]
+    np.testing.assert_array_equal(searcher.search(queries, 3).ids, once.search(queries, 3).ids)
+
+
+def test_a_batch_that_is_refused_leaves_the_index_as_it_was():
+    class Sometimes:
+        def transform(self, X):
+            return scipy.sparse.csr_matrix(X)
+
+    X = random_rows(7, 12, 4, seed=0).toarray()
+    X[6, 0] = np.nan
+    searcher = Searcher(Sometimes(), ExactIndex(12), batch_size=2)
+    with pytest.raises(ValueError, match="`encoded documents` must be finite"):
+        searcher.fit(X, range(7))
+    assert len(searcher.index) == 0
+    assert len(searcher.fit(X[:6], range(6)).index) == 6

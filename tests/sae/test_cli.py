@@ -53,7 +53,8 @@ FLAGS = {
         --seed --url""",
     "sweep": """--accumulate --arch --arch-option --batch-size --betas --data-seed
         --dead-after-tokens --debug --decay-share --device --eps --eval-every --eval-rows
-        --heldout-fraction --help --hookpoints --k-anneal-share --k-start --latents --log-every
+        --heldout-fraction --help --hookpoints --join --k-anneal-share --k-start --latents
+        --log-every
         --loggers --lr --max-grad-norm --normalize --optimizer --out --overwrite --precision
         --progress/--no-progress --resume --save-every --seeds --steps --together --warmup-share
         -k""",

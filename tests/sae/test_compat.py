@@ -135,3 +135,9 @@ def test_what_a_model_comes_from_stays_with_it(tmp_path):
     model.metadata["hookpoint"] = "h.3"
     again = sae.load(sae.save(model, tmp_path, metadata={"base_model": "gpt2"}))
     assert again.metadata == {"hookpoint": "h.3", "base_model": "gpt2"}
+
+
+def test_what_the_files_say_cannot_be_given(tmp_path):
+    folder = sae.export(sae.TopK(n_features=4, n_latents=12, k=2), tmp_path, format="sparsify")
+    with pytest.raises(ValueError, match="those of sparsify say everything about threshold"):
+        sae.load(folder, given={"threshold": 1.0})

@@ -50,6 +50,7 @@ def x():
 CASES = [*((name, block) for name in MODELS for block in (7, 8192)), ("topk", 1), ("gated", 1)]
 
 
+@pytest.mark.filterwarnings("ignore:`decode` gives rows as the model normalizes them")
 @pytest.mark.parametrize(("name", "block"), CASES)
 def test_codes_and_reconstructions_are_those_of_the_whole(name, block, x, tmp_path):
     model = trained(name)

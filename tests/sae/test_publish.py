@@ -68,7 +68,8 @@ def test_a_second_push_replaces_the_weights_and_lists_all_folders(hub, run, mode
     with torch.no_grad():
         model.b_dec += 1.0
     done = model.push_to_hub(REPO, hookpoint="h.3")
-    assert len(done.deleted) == 1
+    gone = sorted(name.partition("-")[0] for name in done.deleted)
+    assert gone == ["h.3/curves.svg", "h.3/evaluation.json", "h.3/weights"]
     assert len([name for name in hub.repos[REPO]["main"] if "h.3/weights-" in name]) == 1
     assert torch.equal(sae.load(REPO).b_dec, model.b_dec)
     model.metadata["hookpoint"] = "h.10"
@@ -96,10 +97,48 @@ def test_a_model_without_a_hookpoint_is_the_whole_repository(hub, model):
     assert sae.load(REPO).k == 2
 
 
+def test_pages_of_others_stay(hub, model):
+    model.push_to_hub(REPO, hookpoint="h.3")
+    repository = hub.repos[REPO]["main"]
+    for page in (
+        b"# my precious page",
+        b"---\nlicense: mit\n---\nlibrary_name: sparsecode\n",
+        b"\xff",
+    ):
+        repository["README.md"] = page
+        model.push_to_hub(REPO, hookpoint="h.4")
+        assert repository["README.md"] == page
+        model.push_to_hub(REPO)
+        assert repository["README.md"] == page
+    assert b"h.4" in repository["h.4/README.md"]
+
+
+def test_the_page_of_a_whole_repository_stays_when_a_hookpoint_is_added(hub, model):
+    model.push_to_hub(REPO)
+    page = hub.repos[REPO]["main"]["README.md"]
+    model.push_to_hub(REPO, hookpoint="h.4")
+    assert hub.repos[REPO]["main"]["README.md"] == page
+    model.push_to_hub(REPO)
+    assert hub.repos[REPO]["main"]["README.md"] == page
+
+
+@pytest.mark.parametrize(
+    ("base", "named"), [("org/name", True), ("runs/gpt2", False), ("../up", False)]
+)
+def test_the_base_model_is_a_name_on_the_hub(model, monkeypatch, tmp_path, base, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "gpt2").mkdir(parents=True)
+    model.metadata["base_model"] = base
+    page = model.push_to_hub(REPO, dry_run=True).files["README.md"].decode()
+    assert (f"base_model: {base}\n" in page) == named
+
+
 def test_wrong_arguments_get_one_sentence(model, tmp_path):
     for hookpoint in ("../up", "/root", "a//b", "a b"):
         with pytest.raises(ValueError, match=r"`hookpoint` must be the name of a folder: letters"):
             model.push_to_hub(REPO, hookpoint=hookpoint, dry_run=True)
+    with pytest.raises(ValueError, match=r"`repo` must be a name on the hub.*got '../../x'"):
+        model.push_to_hub("../../x", dry_run=True)
     with pytest.raises(ValueError, match=r"`revision` must be None for what is not on the hub"):
         sae.load(tmp_path, revision="v1")
     with pytest.raises(FileNotFoundError, match=r"must be a folder; there is none of that name"):

@@ -77,6 +77,20 @@ def test_shapes_dtypes_and_chunks(monkeypatch):
     assert sae.matching_pursuit(model, x[:0]).shape == (0, 3, 20)
 
 
+@pytest.mark.parametrize("norm", ["layer_norm", "unit_norm"])
+def test_rows_are_normalized_first_where_the_model_does(norm):
+    model = sae.TopK(n_features=6, n_latents=20, k=2, row_norm=norm, seed=0)
+    with torch.no_grad():
+        model.b_dec.copy_(torch.linspace(-0.2, 0.2, 6))
+    x = 5.0 * torch.randn(40, 6) + 1.0
+    codes = sae.matching_pursuit(model, x)
+    torch.testing.assert_close(sae.matching_pursuit(model, 3.0 * x).values, codes.values)
+    error = (model.reconstruct(x, codes) - x).norm(dim=1)
+    assert (error < x.norm(dim=1)).all()
+    best = model.reconstruct(x, sae.matching_pursuit(model, x, k=20))
+    assert (best - x).norm() < 0.5 * error.norm()
+
+
 def test_what_it_cannot_serve():
     for model in (
         sae.Transcoder(n_features=6, n_latents=20, k=2),

@@ -70,3 +70,27 @@ def test_a_name_is_a_repository_where_there_is_no_such_folder(tmp_path, monkeypa
     assert not any(is_repository(name) for name in ("name", "a/b/c", "./a b", "/org/name"))
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert not is_repository("org/name")
+
+
+def test_states_of_a_training_are_no_autoencoders_beside_some(model, tmp_path):
+    """Single files of torch: OpenAI's where there is nothing else, and else whatever they are."""
+    for name in ("trainer_0", "trainer_1"):
+        folder = sae.export(model, tmp_path / name, format="dictionary_learning")
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "ae_100.pt").write_bytes((folder / "ae.pt").read_bytes())
+    (tmp_path / "state.pt").write_bytes(b"of the optimizer")
+    assert list(sae.load_many(tmp_path)) == ["trainer_0", "trainer_1"]
+    (tmp_path / "trainer_0" / "ae.pt").unlink()
+    assert sae.load(tmp_path / "trainer_1").k == 2
+    names = ["state.pt", "a/ae.pt", "a/checkpoints/ae_1.pt", "b/autoencoder.pt"]
+    assert holding(names) == ["a"]
+    assert holding(names, doubtful=True) == ["", "a", "a/checkpoints", "b"]
+    assert holding(["layer_6/autoencoder.pt", "layer_7/autoencoder.pt"]) == ["layer_6", "layer_7"]
+
+
+def test_a_doubtful_folder_can_be_named(hub, model):
+    weights = {"encoder.weight": model.W_enc.t(), "decoder.weight": model.W_dec.t()}
+    state = {**weights, "latent_bias": model.b_enc, "pre_bias": model.b_dec}
+    ours = {"ours/cfg.json": b"{}", "ours/sae.safetensors": b""}
+    hub.put(REPO, {**ours, "openai/autoencoder.pt": hub_file(state)})
+    assert isinstance(sae.load(REPO, hookpoint="openai"), sae.ReLU)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import sae
+from sae.row_norm import decoder_factor
 
 MADE = {
     "topk": lambda norm: sae.TopK(n_features=6, n_latents=20, k=3, row_norm=norm, seed=0),
@@ -86,3 +87,26 @@ def test_a_transcoder_with_thresholds(x):
     assert bool((model.encode(x, k=2).n_active <= 2).all())
     with pytest.raises(ValueError, match=r"`activation` must be one of 'topk', 'groupmax', 'jump"):
         sae.Transcoder(n_features=6, n_latents=20, k=2, activation="gelu")
+
+
+@pytest.mark.parametrize("norm", ["none", "layer_norm", "unit_norm"])
+def test_a_latent_more_moves_the_reconstruction_by_its_row_times_the_factor(norm, x):
+    model = MADE["topk"](norm)
+    codes = model.encode(x)
+    more = codes.with_values(codes.values + 1.0)
+    moved = model.reconstruct(x, more) - model.reconstruct(x, codes)
+    added = model.W_dec[codes.indices].sum(1) * decoder_factor(x, norm)
+    torch.testing.assert_close(moved, added)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer_norm", "unit_norm"])
+def test_codes_alone_give_normalized_rows_and_a_warning(norm, x):
+    model = MADE["topk"](norm)
+    codes = model.encode(x)
+    if norm == "none":
+        torch.testing.assert_close(model.decode(codes), model(x))
+        return
+    with pytest.warns(UserWarning, match=r"`decode` gives rows as the model normalizes them"):
+        rows = model.decode(codes)
+    _, shift, factor = normalized(x, norm)
+    torch.testing.assert_close(rows * factor + shift, model(x))

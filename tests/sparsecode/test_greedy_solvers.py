@@ -205,8 +205,8 @@ def test_memory_of_bases_does_not_grow_with_the_rows():
 
 
 def in_double_alone(x, dictionary, k):
-    atoms = cholesky_omp._Atoms(dictionary, dictionary @ dictionary.T)
-    return cholesky_omp._picks(x @ dictionary.T, x, atoms, k, 0.0)
+    atoms = cholesky_omp._Atoms.of(dictionary, len(x))
+    return cholesky_omp._Pursuit(x, atoms, k).run(x.new_zeros(len(x))).picks()
 
 
 @pytest.mark.parametrize("condition", [1, 100])
@@ -248,3 +248,24 @@ def test_rows_that_are_explained_almost_exactly_are_left_to_float64():
     ours = OMP(3).solve(many, dictionary)
     theirs: Any = orthogonal_mp(dictionary.T.numpy(), many.T.numpy(), n_nonzero_coefs=3)
     np.testing.assert_allclose(ours.codes.to_dense(), theirs.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_and_blocks_of_rows_do_not_show(dtype, monkeypatch):
+    dictionary = unit(torch.randn(70, 40, dtype=dtype, generator=generator()))
+    x = torch.randn(333, 40, dtype=dtype, generator=generator(1))
+    whole = OMP(6).solve(x, dictionary).codes
+    monkeypatch.setattr(cholesky_omp, "PART_ENTRIES", 96 * 70)
+    monkeypatch.setattr(cholesky_omp, "BLOCK_ENTRIES", 13 * 70)
+    parts = OMP(6).solve(x, dictionary).codes
+    assert torch.equal(parts.indices, whole.indices)
+    torch.testing.assert_close(parts.values, whole.values)
+
+
+def test_powers_of_two_change_no_choice_and_no_digit():
+    dictionary = unit(torch.randn(70, 40, dtype=torch.float64, generator=generator()))
+    x = torch.randn(200, 40, dtype=torch.float64, generator=generator(1))
+    plain = OMP(6).solve(x, dictionary).codes
+    scaled = OMP(6).solve(x * 2.0**40, dictionary * 2.0**-9).codes
+    assert torch.equal(plain.indices, scaled.indices)
+    assert torch.equal(plain.values, scaled.values * 2.0**-49)

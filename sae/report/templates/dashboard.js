@@ -342,7 +342,7 @@
     document.title = `${index.heading}: dashboard`;
     byId("heading").textContent = index.heading;
     const found = index.evaluation;
-    const facts = [...index.facts, `FVU ${found.fvu.toFixed(4)}`, `L0 ${found.l0.toFixed(1)}`,
+    const facts = [...index.facts, `FVU ${found.fvu === null ? "undefined" : found.fvu.toFixed(4)}`, `L0 ${found.l0.toFixed(1)}`,
       `${percent(index.count.filter((count) => count === 0).length / F)} never fired`, `${grouped(index.n_rows)} tokens read`];
     byId("facts").replaceChildren(...facts.map((fact) => make("span", "", fact)));
     byId("search").placeholder = index.has_text ? "text in the examples, or a number" : "number of a latent";

@@ -1,5 +1,6 @@
 """Scoring: sparse queries against sparse documents, the exact first k."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,16 +61,40 @@ def score_topk(
     """
     postings = _as_postings(documents)
     k = check_int("k", k, low=0)
-    values, dims, crow = _checked(queries, postings)
+    known = _checked(queries, postings)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (postings.n_documents,)):
         raise ValueError(
             f"`mask` must be a bool tensor of shape (n_documents,) = ({postings.n_documents},); "
             f"got {mask.dtype} of shape {tuple(mask.shape)}."
         )
     if _choose("score_topk", impl, postings) == "cpu":
-        scores, rows = cpu.score_topk(values, dims, crow, postings, k, mask)
+        allowed = None if mask is None else mask.numpy()
+        scores, rows = cpu.score_topk(known, postings, k, allowed)
         return torch.from_numpy(scores), torch.from_numpy(rows)
-    return reference.score_topk(values, dims, crow, postings, k, mask)
+    return reference.score_topk(*_tensors(known, postings), postings, k, mask)
+
+
+def score_topk_arrays(
+    queries: Queries, postings: Postings, k: int, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `score_topk` does as NumPy arrays, for callers that have checked everything.
+
+    Parameters
+    ----------
+    queries : Queries of shape (Q, F)
+    postings : Postings of shape (N, F), on the CPU
+    k : int
+    mask : ndarray of shape (N,), bool, or None, default=None
+
+    Returns
+    -------
+    tuple of ndarray
+    """
+    if cpu.supports(postings) is None:
+        return cpu.score_topk(queries, postings, k, mask)
+    allowed = None if mask is None else torch.from_numpy(mask)
+    scores, rows = score_topk(queries, postings, k, mask=allowed)
+    return scores.numpy(), rows.numpy()
 
 
 def score_rows(
@@ -108,10 +133,10 @@ def score_rows(
     tensor([[-inf, 4.]])
     """
     postings = _as_postings(documents)
-    values, dims, crow = _checked(queries, postings)
-    if rows.dtype != torch.long or rows.ndim != 2 or rows.shape[0] != len(crow) - 1:
+    known = _checked(queries, postings)
+    if rows.dtype != torch.long or rows.ndim != 2 or rows.shape[0] != len(known):
         raise ValueError(
-            f"`rows` must be an int64 tensor of shape (n_queries, any) = ({len(crow) - 1}, any); "
+            f"`rows` must be an int64 tensor of shape (n_queries, any) = ({len(known)}, any); "
             f"got {rows.dtype} of shape {tuple(rows.shape)}."
         )
     if rows.numel() and (int(rows.min()) < -1 or int(rows.max()) >= postings.n_documents):
@@ -120,8 +145,8 @@ def score_rows(
             f"got values from {int(rows.min())} to {int(rows.max())}."
         )
     if _choose("score_rows", impl, postings) == "cpu":
-        return torch.from_numpy(cpu.score_rows(values, dims, crow, postings, rows))
-    return reference.score_rows(values, dims, crow, postings, rows)
+        return torch.from_numpy(cpu.score_rows(known, postings, rows))
+    return reference.score_rows(*_tensors(known, postings), postings, rows)
 
 
 def _as_postings(documents: Postings | SparseCodes) -> Postings:
@@ -138,9 +163,7 @@ def _choose(op: str, impl: Impl, postings: Postings) -> str:
     return choose_impl(op, impl, (postings.values,), cpu=lambda: cpu.supports(postings))
 
 
-def _checked(
-    queries: SparseCodes | Queries, postings: Postings
-) -> tuple[Tensor, Tensor, list[int]]:
+def _checked(queries: SparseCodes | Queries, postings: Postings) -> Queries:
     if isinstance(queries, SparseCodes):
         queries = Queries.from_codes(queries)
     elif not isinstance(queries, Queries):
@@ -148,7 +171,11 @@ def _checked(
     if queries.width != postings.width:
         raise ValueError(
             f"`queries` must have shape (n_queries, width) = (any, {postings.width}); "
-            f"got {(len(queries.crow) - 1, queries.width)}."
+            f"got {(len(queries), queries.width)}."
         )
-    device = postings.device
-    return queries.values.to(device), queries.dims.to(device), queries.crow
+    return queries
+
+
+def _tensors(queries: Queries, postings: Postings) -> tuple[Tensor, Tensor, list[int]]:
+    values, dims = torch.from_numpy(queries.values), torch.from_numpy(queries.dims).long()
+    return values.to(postings.device), dims.to(postings.device), queries.crow

@@ -1,26 +1,23 @@
-"""Scoring on the CPU: float32 sums over all documents, then exact scores of those near the top.
+"""Scoring on the CPU, with the bits of the reference.
 
-The first pass adds each list of the query to a buffer of all documents, and bounds its rounding.
-Every document that could be among the first k within that bound is scored again in float64, in the
-order that the reference has; so results are equal to the reference bit for bit.
+Where there are few entries, their float64 copy is added up, list after list as in the reference.
+Else a first pass adds each list of the query to a float32 buffer of all documents, and bounds its
+rounding; every document that could be among the first k within that bound is scored again in
+float64, in the order that the reference has.
 """
 
 import numpy as np
 from torch import Tensor
 
+from sparsecode.ops.scoring.lists import SMALL, Lists, csc_matvec
 from sparsecode.ops.scoring.postings import Postings
-
-try:
-    from scipy.sparse._sparsetools import csc_matvec
-except (
-    ImportError
-):  # private to SciPy, and the only compiled scatter-add that reads int32 ids in place
-    csc_matvec = None
+from sparsecode.ops.scoring.queries import Queries
 
 BLOCK = 64
 UNIT = 2.0**-24
-SEARCH_COST = 16
-"""How many entries of a list can be read in the time of one look-up."""
+LOWEST = np.finfo(np.float32).min
+AT_ONCE = 2**16
+"""Scores of small postings that are held at once, 512 KiB: they stay in the cache of a core."""
 
 
 def supports(postings: Postings) -> str | None:
@@ -32,114 +29,121 @@ def supports(postings: Postings) -> str | None:
     return None
 
 
-class Lists:
-    """The posting lists as NumPy views of the tensors."""
-
-    def __init__(self, postings: Postings) -> None:
-        self.values = postings.values.numpy()
-        self.documents = postings.documents.numpy()
-        self.offsets = postings.offsets.numpy()
-        self.peaks = postings.peaks.numpy()
-        self.scales = None if postings.scales is None else postings.scales.numpy()
-        self.n_documents = postings.n_documents
-
-    def add(self, values: np.ndarray, dims: np.ndarray, total: np.ndarray) -> None:
-        """Add the scores of a query to `total`, in float32, without the scales."""
-        assert csc_matvec is not None  # `supports` has said so
-        pointers, weight = np.zeros(2, np.int32), np.zeros(1, np.float32)
-        for dim, value in zip(dims, values, strict=True):
-            start, stop = self.offsets[dim], self.offsets[dim + 1]
-            if start == stop:
-                continue
-            pointers[1], weight[0] = stop - start, value
-            entries = self.values[start:stop].astype(np.float32, copy=False)
-            ids = self.documents[start:stop]
-            csc_matvec(self.n_documents, 1, pointers, ids, entries, weight, total)
-
-    def exact(self, values: np.ndarray, dims: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return scores of rows in float32, the bits of the reference; -inf without a match."""
-        if not len(self.documents):
-            return np.full(len(rows), -np.inf, np.float32)
-        many = (
-            SEARCH_COST * len(rows) * len(dims)
-            > (self.offsets[dims + 1] - self.offsets[dims]).sum()
-        )
-        total, matched = (self._all if many else self._some)(values.astype(np.float64), dims, rows)
-        if self.scales is not None:
-            total *= self.scales[rows].astype(np.float64)
-        with np.errstate(over="ignore"):  # a score beyond float32 is infinite
-            return np.where(matched, total, -np.inf).astype(np.float32)
-
-    def _some(
-        self, values: np.ndarray, dims: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Look the rows up in each list; return float64 sums and whether there was a match."""
-        low, stop = self.offsets[dims][:, None], self.offsets[dims + 1][:, None]
-        wanted = rows.astype(np.int32)
-        low, high = (np.repeat(edge, len(rows), axis=1) for edge in (low, stop))
-        last = len(self.documents) - 1
-        for _ in range(int((high - low).max(initial=0)).bit_length()):  # bisection of all at once
-            middle = (low + high) >> 1
-            after = self.documents[np.minimum(middle, last)] < wanted
-            after &= low < high
-            low, high = np.where(after, middle + 1, low), np.where(after, high, middle)
-        place = np.minimum(low, last)
-        found = (low < stop) & (self.documents[place] == wanted)
-        products = np.where(found, self.values[place] * values[:, None], 0.0)
-        total = np.zeros(len(rows))
-        for row in products:  # one after the other, as the reference adds them
-            total += row
-        return total, found.any(axis=0)
-
-    def _all(
-        self, values: np.ndarray, dims: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same from the sums of all documents."""
-        total, matched = np.zeros(self.n_documents), np.zeros(self.n_documents, bool)
-        for dim, value in zip(dims, values, strict=True):
-            own = slice(self.offsets[dim], self.offsets[dim + 1])
-            total[self.documents[own]] += value * self.values[own].astype(np.float64)
-            matched[self.documents[own]] = True
-        return total[rows], matched[rows]
-
-    def matched(self, dims: np.ndarray) -> np.ndarray:
-        """Return the rows that share a dimension with the query, ascending."""
-        seen = np.zeros(self.n_documents, bool)
-        for dim in dims:
-            seen[self.documents[self.offsets[dim] : self.offsets[dim + 1]]] = True
-        return np.flatnonzero(seen)
-
-
 def score_topk(
-    values: Tensor, dims: Tensor, crow: list[int], postings: Postings, k: int, mask: Tensor | None
+    queries: Queries, postings: Postings, k: int, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest scores, float32 (Q, k), and their rows, int64, of canonical queries."""
-    lists, blocked = Lists(postings), None if mask is None else ~mask.numpy()
-    n_queries = len(crow) - 1
-    scores = np.full((n_queries, k), -np.inf, np.float32)
-    rows = np.full((n_queries, k), -1, np.int64)
-    total = np.empty(postings.n_documents, np.float32)
-    all_values, all_dims = values.numpy(), dims.numpy()
-    for query in range(n_queries):
-        own = slice(crow[query], crow[query + 1])
-        near = _near_the_top(all_values[own], all_dims[own], lists, k, blocked, total)
-        exact = lists.exact(all_values[own], all_dims[own], near)
-        order = np.argsort(-exact, kind="stable")[:k]  # near ascends: ties go to the lower row
-        order = order[exact[order] > -np.inf]
-        scores[query, : len(order)], rows[query, : len(order)] = exact[order], near[order]
+    """Return the largest scores, float32 (Q, k), and their rows, int64."""
+    blocked = None if mask is None else ~mask
+    lists, shape = postings.lists, (len(queries), k)
+    scores, rows = np.empty(shape, np.float32), np.empty(shape, np.int64)
+    scores.fill(-np.inf)
+    rows.fill(-1)
+    if scores.size and lists.n_documents:
+        search = _small if len(lists.values) <= SMALL else _large
+        with np.errstate(over="ignore", invalid="ignore"):  # a score beyond float32 is infinite
+            search(queries, lists, blocked, scores, rows)
     return scores, rows
 
 
-def score_rows(
-    values: Tensor, dims: Tensor, crow: list[int], postings: Postings, rows: Tensor
-) -> np.ndarray:
+def score_rows(queries: Queries, postings: Postings, rows: Tensor) -> np.ndarray:
     """Return the scores of given rows, float32 (Q, C); -inf where there is no match or row."""
-    lists, all_values, all_dims = Lists(postings), values.numpy(), dims.numpy()
-    scores = np.full(tuple(rows.shape), -np.inf, np.float32)
+    lists, scores = postings.lists, np.full(tuple(rows.shape), -np.inf, np.float32)
     for query, wanted in enumerate(rows.numpy()):
-        own, real = slice(crow[query], crow[query + 1]), wanted >= 0
-        scores[query, real] = lists.exact(all_values[own], all_dims[own], wanted[real])
+        real = wanted >= 0
+        scores[query, real] = lists.exact(*queries[query], wanted[real])
     return scores
+
+
+def _small(
+    queries: Queries,
+    lists: Lists,
+    blocked: np.ndarray | None,
+    scores: np.ndarray,
+    rows: np.ndarray,
+) -> None:
+    """Write scores and rows, from the float64 sums of all documents for a few queries at once."""
+    plan = lists.plan(queries, np.float64)
+    step = max(1, AT_ONCE // lists.n_documents)
+    for start in range(0, len(scores), step):
+        # A sum that was added to is not -0.0 any more, whatever it comes to.
+        total = np.empty((min(step, len(scores) - start), lists.n_documents))
+        total.fill(-0.0)
+        for place, line in enumerate(total, start):
+            lists.add_all(plan, place, line)
+        if lists.scales is not None:
+            total *= lists.scales
+        if blocked is not None:
+            total[:, blocked] = -0.0
+        first = _first_of_one if len(total) == 1 else _first_of_each
+        first(total, scores[start : start + step], rows[start : start + step])
+
+
+def _first_of_one(total: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
+    """Write the k largest of one line, of those that are not -0.0, ties by ascending place."""
+    held, k = total[0].astype(np.float32), scores.shape[1]
+    least = _kth(held, k)
+    if least <= 0:  # among the zeros of documents that share nothing with the query
+        held[(total[0] == 0) & np.signbit(total[0])] = -np.inf
+        least = max(_kth(held, k), LOWEST)
+    row = (held >= least).nonzero()[0]
+    found = held[row]
+    order = (-found).argsort(kind="stable")[:k]
+    scores[0, : len(order)], rows[0, : len(order)] = found[order], row[order]
+
+
+def _first_of_each(total: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
+    """Write the same of all lines, in operations on all of them."""
+    held, k = total.astype(np.float32), scores.shape[1]
+    least = _kth(held, k)
+    low = least <= 0
+    if low.any():
+        held[low] = np.where((total[low] == 0) & np.signbit(total[low]), -np.inf, held[low])
+        least[low] = np.maximum(_kth(held[low], k), LOWEST)
+    places = np.flatnonzero(held >= least[:, None])
+    query, row = np.divmod(places, total.shape[1])
+    found = held.ravel()[places]
+    order = np.lexsort((-found, query))  # it keeps the order of rows where scores are equal
+    query = query[order]
+    rank = np.arange(len(order)) - np.searchsorted(query, np.arange(len(total)))[query]
+    kept = rank < k
+    query, rank, order = query[kept], rank[kept], order[kept]
+    scores[query, rank], rows[query, rank] = found[order], row[order]
+
+
+def _kth(held: np.ndarray, k: int) -> np.ndarray:
+    """Return the k-th largest of each line, -inf if it is shorter."""
+    n = held.shape[-1]
+    if k > n:
+        return np.full(held.shape[:-1], -np.inf, held.dtype)
+    held = held.copy()
+    held.partition(n - k)
+    return held[..., n - k]
+
+
+def _large(
+    queries: Queries,
+    lists: Lists,
+    blocked: np.ndarray | None,
+    scores: np.ndarray,
+    rows: np.ndarray,
+) -> None:
+    """Write scores and rows, from a first pass and exact scores of what it leaves."""
+    k, total = scores.shape[1], np.empty(lists.n_documents, np.float32)
+    plan = lists.plan(queries, np.float32) if lists.in_one_call else None
+    for query in range(len(scores)):
+        values, dims = queries[query]
+        if not len(dims):
+            continue
+        total.fill(0)
+        if plan is not None:
+            lists.add_all(plan, query, total)
+        else:
+            lists.add(values, dims, total)
+        near = _near_the_top(values, dims, lists, k, blocked, total)
+        exact = lists.exact(values, dims, near)
+        order = np.argsort(-exact, kind="stable")[:k]  # near ascends: ties go to the lower row
+        order = order[exact[order] > -np.inf]
+        scores[query, : len(order)], rows[query, : len(order)] = exact[order], near[order]
 
 
 def _near_the_top(
@@ -151,13 +155,8 @@ def _near_the_top(
     total: np.ndarray,
 ) -> np.ndarray:
     """Return ascending rows that hold the first k whatever the rounding of the first pass did."""
-    if not k or not len(dims):
-        return np.empty(0, np.int64)
-    total.fill(0)
-    lists.add(values, dims, total)
     if lists.scales is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            total *= lists.scales
+        total *= lists.scales
     if blocked is not None:
         np.putmask(total, blocked, -np.inf)
     bound = float(np.abs(values.astype(np.float64)) @ lists.peaks[dims].astype(np.float64))

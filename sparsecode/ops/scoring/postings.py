@@ -1,6 +1,7 @@
 """Postings: documents turned on their side, one list of documents for each dimension."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sparsecode._checks import check_choice
 from sparsecode.codes import SparseCodes
+from sparsecode.ops.scoring.lists import Lists
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 LARGEST_CODE = 255
@@ -62,6 +64,19 @@ class Postings:
         parts = [self.values, self.documents, self.offsets, self.peaks]
         return sum(
             part.nbytes for part in [*parts, *([] if self.scales is None else [self.scales])]
+        )
+
+    @cached_property
+    def lists(self) -> Lists:
+        """The same as NumPy arrays, on the CPU, with what makes further searches fast."""
+        scales = None if self.scales is None else self.scales.numpy()
+        return Lists(
+            values=self.values.numpy(),
+            documents=self.documents.numpy(),
+            offsets=self.offsets.numpy(),
+            peaks=self.peaks.numpy(),
+            n_documents=self.n_documents,
+            scales=scales,
         )
 
     @classmethod

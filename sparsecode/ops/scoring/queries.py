@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sparsecode.codes import SparseCodes
 
@@ -14,17 +12,26 @@ from sparsecode.codes import SparseCodes
 class Queries:
     """Sparse queries without zeros; query q has the entries ``crow[q]:crow[q + 1]``."""
 
-    values: Tensor
+    values: np.ndarray
     """Weights, (nnz,), float32, finite."""
 
-    dims: Tensor
-    """Dimensions, (nnz,), int64, ascending within a query."""
+    dims: np.ndarray
+    """Dimensions, (nnz,), int32 or int64, ascending within a query."""
 
     crow: list[int]
     """Boundaries of the queries, (Q + 1,)."""
 
     width: int
     """Number of dimensions F."""
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+        return len(self.crow) - 1
+
+    def __getitem__(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values and the dimensions of one query."""
+        own = slice(self.crow[query], self.crow[query + 1])
+        return self.values[own], self.dims[own]
 
     @classmethod
     def from_codes(cls, codes: SparseCodes) -> "Queries":
@@ -42,6 +49,5 @@ class Queries:
     @classmethod
     def from_canonical(cls, rows: Any) -> "Queries":
         """Return the queries of a canonical CSR matrix without zeros; nothing is checked."""
-        values = torch.from_numpy(rows.data.astype(np.float32, copy=False))
-        dims = torch.from_numpy(rows.indices.astype(np.int64))
-        return cls(values, dims, rows.indptr.tolist(), rows.shape[1])
+        values = rows.data.astype(np.float32, copy=False)
+        return cls(values, rows.indices, rows.indptr.tolist(), rows.shape[1])

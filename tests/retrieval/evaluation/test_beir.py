@@ -1,12 +1,12 @@
 """Collections and runs on disk: what is written is read again; what is wrong is named."""
 
 import gzip
-import json
 
 import pytest
 
 from retrieval import beir, trec
 from retrieval.evaluation import Collection
+from sparsecode.io import CorruptFileError
 
 COLLECTION = Collection(
     ["d1", "d\u00e9"],
@@ -51,7 +51,10 @@ def test_wrong_lines_are_named(tmp_path):
     for text, message in [
         ("[1]\n", r"line 1 of `.*corpus\.jsonl` must be a JSON object; got '\[1\]'"),
         (corpus + '{"_id": "x"', r"line 3 of `.*corpus\.jsonl` must be a JSON object; "),
-        ('{"_id": "x"}', r"must have `_id` and a string `text`; got keys \['_id'\]"),
+        (
+            '{"_id": "x"}',
+            r"must have an `_id`, .*; got `_id` 'x' and keys \['_id'\]",
+        ),
         (corpus + corpus, r"`corpus\.jsonl` must have each id once; got 'd1' twice"),
     ]:
         (tmp_path / "corpus.jsonl").write_text(text)
@@ -81,43 +84,55 @@ def test_real_collections(sparsecode_data, name, n_documents, n_queries, n_judge
     assert sum(map(len, found.qrels.values())) == n_judged
 
 
-def test_grades_and_headers_of_others_are_read(tmp_path):
-    path = tmp_path / "test.tsv"
-    path.write_text("query\tdocument\trelevance\nq1\ta\t1.0\nq1\tb\t0\n\nq2\tc\t-1\n")
-    assert beir.read_qrels(path) == {"q1": {"a": 1, "b": 0}, "q2": {"c": -1}}
-    path.write_text("q1\ta\t1\n")
-    assert beir.read_qrels(path) == {"q1": {"a": 1}}
-    path.write_text("q1\ta\t1\n\n\nq1\tb\thigh\n")
-    with pytest.raises(ValueError, match="in line 4"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "query-id\tcorpus-id\tscore\nq\td1\t2\n",
+        "query_id\tdoc_id\trelevance\n\nq\td1\t2.0\r\n",
+        "\ufeffq\td1\t2\nq\td1\t2\n",
+        "q\t0\td1\t2\n",
+    ],
+)
+def test_judgments_as_people_write_them(tmp_path, text):
+    path = tmp_path / "dev.tsv"
+    path.write_text(text, encoding="utf-8")
+    assert beir.read_qrels(path) == {"q": {"d1": 2}}
+
+
+def test_two_words_on_one_document_are_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("query-id\tcorpus-id\tscore\n\nq\td1\t1\nq\td1\t0\n")
+    with pytest.raises(ValueError, match=r"got 1 and then 0 for 'd1', in line 4"):
         beir.read_qrels(path)
-    path.write_text("q1\ta\t1\nq1\tb\t1.5\n")
-    with pytest.raises(ValueError, match="an integer grade"):
-        beir.read_qrels(path)
+    path.write_text("q 0 d1 1\n\nq 0 d1 2\n")
+    with pytest.raises(ValueError, match=r"got 1 and then 2 for 'd1', in line 3"):
+        trec.read_qrels(path)
+    path.write_text("q Q0 d1 1 2.5 tag\nq Q0 d1 2 2.0 tag\n")
+    with pytest.raises(ValueError, match=r"got 2\.5 and then 2\.0 for 'd1', in line 2"):
+        trec.read_run(path)
 
 
-def test_damaged_and_foreign_files_are_named(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"_id": 1}).encode())
-    assert [row for row, _ in beir.json_lines(path)] == [{"_id": 1}]
-    path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ValueError, match=r"a.jsonl` must be text in UTF-8"):
-        list(beir.json_lines(path))
-    packed = gzip.compress(b'{"_id": 1}\n' * 5000)
-    for raw in (packed[:-20], packed[:-8] + b"\0" * 8, b"no gzip at all"):
-        (tmp_path / "b.jsonl.gz").write_bytes(raw)
-        with pytest.raises(ValueError, match=r"must be a whole .gz file; it is cut or damaged"):
-            list(beir.json_lines(tmp_path / "b.jsonl"))
-    for folder in (tmp_path / "none",):
-        folder.mkdir()
-        (folder / "corpus.jsonl").write_text('{"_id": null, "text": "a"}\n')
-        (folder / "queries.jsonl").write_text("")
-        with pytest.raises(ValueError, match="must have `_id`"):
-            beir.read(folder, None)
+@pytest.mark.parametrize("score", ["nan", "inf", "-inf"])
+def test_scores_of_a_run_are_finite(tmp_path, score):
+    path = tmp_path / "run"
+    path.write_text(f"q Q0 d1 1 {score} tag\n")
+    with pytest.raises(ValueError, match=r"with finite scores; got .* in line 1"):
+        trec.read_run(path)
+    with pytest.raises(ValueError, match=r"`run` must have finite scores; got"):
+        trec.write_run(path, {"q": {"d1": float(score)}})
 
 
-def test_runs_have_finite_scores(tmp_path):
-    (tmp_path / "run").write_text("q1 Q0 a 1 nan x\n")
-    with pytest.raises(ValueError, match=r"must have lines `query Q0 .* in line 1"):
-        trec.read_run(tmp_path / "run")
-    with pytest.raises(ValueError, match="`run` must have finite scores; got NaN"):
-        trec.write_run(tmp_path / "run", {"q1": {"a": float("inf")}})
+def test_files_that_were_cut_or_are_no_text_are_named(tmp_path):
+    beir.write(COLLECTION, tmp_path)
+    whole = gzip.compress((tmp_path / "corpus.jsonl").read_bytes())
+    (tmp_path / "corpus.jsonl").unlink()
+    for raw in (whole[:-9], whole[:20] + b"\x00" + whole[21:], b"no gzip"):
+        (tmp_path / "corpus.jsonl.gz").write_bytes(raw)
+        with pytest.raises(CorruptFileError, match=r"corpus\.jsonl\.gz` must be a whole file"):
+            beir.read(tmp_path)
+    (tmp_path / "corpus.jsonl").write_bytes(b'{"_id": "x", "text": "\xff"}')
+    with pytest.raises(CorruptFileError, match=r"corpus\.jsonl` must be a whole file of UTF-8"):
+        beir.read(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text('{"_id": null, "text": "x"}')
+    with pytest.raises(ValueError, match=r"line 1 of .* must have an `_id`, string or int"):
+        beir.read(tmp_path)

@@ -40,5 +40,5 @@ def test_a_changed_file_is_refused_by_name(tmp_path):
 
 
 def test_too_many_dimensions_are_refused():
-    with pytest.raises(ValueError, match=r"`n_features` must be below 2\^32 for Qdrant"):
-        QdrantEdgeIndex(2**32)
+    with pytest.raises(ValueError, match=r"`n_features` must be at most 4294967296 for Qdrant"):
+        QdrantEdgeIndex(2**32 + 1)

@@ -33,6 +33,52 @@ def test_autoencoder_and_the_new_one_without_the_bias(put, weights, x, same):
         assert model.metadata["base_model"] == "gpt2"
 
 
+def test_the_decoder_of_an_autoencoder_as_the_library_loads_it(put, weights, x, same):
+    folder = files(put, "AutoEncoder", linear(weights, bias=weights["b_dec"]))
+    model = sae.load(folder, given={"normalize_decoder": True})
+    norms = weights["W_dec"].norm(dim=1)
+    codes = pre(x, weights).relu() * norms
+    same(model, x, codes, codes / norms @ weights["W_dec"] + weights["b_dec"])
+    torch.testing.assert_close(model.W_dec.norm(dim=1), torch.ones(20))
+    assert model.metadata["normalize_decoder"] is True
+    as_it_is = sae.load(folder, given={"normalize_decoder": False})
+    assert torch.equal(as_it_is.W_dec, weights["W_dec"])
+    with pytest.raises(ValueError, match="a scale is folded into them"):
+        sae.LazyAutoencoder(folder, given={"normalize_decoder": True})
+    with pytest.raises(TypeError, match=r"`given\['normalize_decoder'\]` must be True or False"):
+        sae.load(folder, given={"normalize_decoder": 1})
+    new = files(put, "AutoEncoderNew", linear(weights, **{"decoder.bias": weights["b_dec"]}))
+    with pytest.raises(ValueError, match="load_dictionary normalizes the decoder of no AutoEncod"):
+        sae.load(new, given={"normalize_decoder": True})
+
+
+ODD = {
+    "repeated": (lambda w: w["W_enc"][:1, :1].expand(3000, 2000), r"of shape \(3000, 2000\) has 4"),
+    "nowhere": (lambda w: w["W_enc"].to("meta"), r"dense tensors with values; .* device meta"),
+    "sparse": (lambda w: w["W_enc"].T.to_sparse(), r"dense tensors with values; .*sparse_coo"),
+    "three axes": (lambda w: w["W_enc"][None], r"matrices and vectors; its encoder\.weight has"),
+    "number": (lambda w: torch.tensor(1.0), r"`W_enc` must have shape"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_tensors_that_are_no_matrices_are_refused(put, weights, case):
+    made, sentence = ODD[case]
+    state = {**linear(weights, b_dec=weights["b_dec"]), "encoder.weight": made(weights)}
+    with pytest.raises(ValueError, match=sentence):
+        sae.load(files(put, "AutoEncoderTopK", state, k=3))
+    state = linear(weights, b_dec=torch.tensor(1.0))
+    with pytest.raises(ValueError, match="`b_dec` must have shape"):
+        sae.load(files(put, "AutoEncoderTopK", state, k=3))
+
+
+@pytest.mark.parametrize("k", [torch.tensor(4.5), torch.ones(3), "3", True])
+def test_a_k_that_is_no_whole_number_is_refused(put, weights, k):
+    state = linear(weights, b_dec=weights["b_dec"], k=k)
+    with pytest.raises(ValueError, match=r"`ae\.pt` must have a whole number as 'k'; got"):
+        sae.load(files(put, "AutoEncoderTopK", state))
+
+
 def test_topk_with_and_without_what_newer_versions_store(put, weights, x, same, keep):
     codes = keep(pre(x, weights), 3)
     new = {"k": torch.tensor(3, dtype=torch.int), "threshold": torch.tensor(0.7)}

@@ -71,3 +71,34 @@ def test_what_is_not_known_is_refused(put, tmp_path, arrays):
     arrays.pop("threshold")
     with pytest.raises(ValueError, match=r"must hold W_dec, W_enc, b_dec, .*; it lacks threshold"):
         sae.load(archive(tmp_path, arrays) / "params.npz")
+
+
+def test_a_folder_of_transcoders_holds_transcoders(tmp_path, arrays, x, same):
+    """The archives look the same; the names of the folders tell, unless the caller does."""
+    for name, kind in (("gemma-scope-2b-pt-transcoders", sae.Transcoder), ("res", sae.JumpReLU)):
+        folder = tmp_path / name / "layer_3" / "width_16k"
+        folder.mkdir(parents=True)
+        archive(folder, arrays)
+        assert isinstance(sae.load(folder), kind)
+        assert isinstance(sae.load(folder / "params.npz"), kind)
+        codes = codes_of(x, arrays)
+        same(sae.load(folder), x, codes, codes @ arrays["W_dec"] + arrays["b_dec"])
+    transcoder = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_3" / "width_16k"
+    assert isinstance(sae.load(transcoder, given={"transcoder": False}), sae.JumpReLU)
+    with pytest.raises(ValueError, match="a transcoder has no scale of the input"):
+        sae.load(transcoder, given={"input_scale": 0.5})
+
+
+def test_embeddings_that_the_model_has_scaled(tmp_path, arrays, x, same):
+    codes = codes_of(x, arrays)
+    recon = codes @ arrays["W_dec"] + arrays["b_dec"]
+    model = sae.load(archive(tmp_path, arrays), given={"input_scale": 6**-0.5})
+    same(model, x * 6**0.5, codes, recon * 6**0.5)
+
+
+def test_an_archive_is_not_read_lazily(tmp_path, arrays, x):
+    folder = archive(tmp_path, arrays)
+    with pytest.raises(ValueError, match=r"to be read lazily; they lie in an archive of NumPy"):
+        sae.LazyAutoencoder(folder)
+    again = sae.LazyAutoencoder(sae.save(sae.load(folder), tmp_path / "ours"), block=7)
+    torch.testing.assert_close(again(x), sae.load(folder)(x))

@@ -26,6 +26,11 @@ def tensors(w):
     return {**names, "decoder.weight": w["W_dec"].T, "decoder.bias": w["b_dec"]}
 
 
+def jump(z, w, theta, *, by_norm=True):
+    """What OpenMOSS computes: a latent fires where its contribution is long enough."""
+    return z * (z * (w["W_dec"].norm(dim=1) if by_norm else 1.0) > theta)
+
+
 def files(put, values, **config):
     weights = {"checkpoints__final_dot_safetensors": values}
     return put(hyperparams_dot_json={**BASE, **config}, **weights)
@@ -34,10 +39,32 @@ def files(put, values, **config):
 def test_the_scale_of_the_rows_is_folded_and_the_threshold_is_not(put, weights, x, same):
     w, s = weights, 6**0.5 / 5.0
     z = x * s @ w["W_enc"] + w["b_enc"]
-    codes = z * (z > 0.4)
+    codes = jump(z, w, 0.4)
     model = sae.load(files(put, tensors(w)))
     same(model, x, codes, (codes @ w["W_dec"] + w["b_dec"]) / s)
     assert isinstance(model, sae.JumpReLU)
+
+
+@pytest.mark.parametrize("flag", [True, False, None])
+def test_the_norms_of_the_decoder_count_where_the_flag_says_so(put, weights, x, same, flag):
+    w = {**weights, "W_dec": weights["W_dec"].clone()}
+    w["W_dec"][3] = 0.0  # it cannot exceed the threshold
+    folder = files(put, tensors(w), norm_activation="inference", sparsity_include_decoder_norm=flag)
+    if flag is None:  # the library's default
+        config = json.loads((folder / "hyperparams.json").read_text())
+        config.pop("sparsity_include_decoder_norm")
+        (folder / "hyperparams.json").write_text(json.dumps(config))
+    codes = jump(x @ w["W_enc"] + w["b_enc"], w, 0.4, by_norm=flag is not False)
+    same(sae.load(folder), x, codes, codes @ w["W_dec"] + w["b_dec"])
+
+
+def test_an_autoencoder_needs_no_norm_of_a_target(put, weights, x):
+    both = sae.load(files(put, tensors(weights)))
+    one = sae.load(files(put, tensors(weights), dataset_average_activation_norm={"in": 5.0}))
+    assert torch.equal(one(x), both(x))
+    with pytest.raises(ValueError, match="their mean norm, which the files lack"):
+        sae.load(files(put, tensors(weights), dataset_average_activation_norm={"in": 5.0},
+                       hook_point_out="elsewhere"))  # fmt: skip
 
 
 def test_a_transcoder_has_a_scale_for_its_target(put, weights, x, same):
@@ -45,7 +72,7 @@ def test_a_transcoder_has_a_scale_for_its_target(put, weights, x, same):
     config = {"hook_point_out": "blocks.8.hook_mlp_out"}
     config["dataset_average_activation_norm"] = {"in": 5.0, "out": 2.0}
     z = x * s @ w["W_enc"] + w["b_enc"]
-    codes = z * (z > 0.4)
+    codes = jump(z, w, 0.4)
     model = sae.load(files(put, tensors(w), **config))
     same(model, x, codes, (codes @ w["W_dec"] + w["b_dec"]) / t)
     assert isinstance(model, sae.Transcoder)
@@ -58,12 +85,12 @@ def test_other_normalizations_and_a_subtracted_bias(put, weights, x, same):
     same(
         sae.load(files(put, tensors(w), **config)),
         x,
-        c := z * (z > 0.4),
+        c := jump(z, w, 0.4),
         c @ w["W_dec"] + w["b_dec"],
     )
     s = 6**0.5 / x.norm(dim=-1, keepdim=True)
     z = x * s @ w["W_enc"] + w["b_enc"]
-    codes = z * (z > 0.4)
+    codes = jump(z, w, 0.4)
     model = sae.load(files(put, tensors(w), norm_activation="token-wise"))
     same(model, x, codes, (codes @ w["W_dec"] + w["b_dec"]) / s)
 
@@ -76,7 +103,7 @@ def test_the_later_form_stores_the_logarithm(put, weights, x, same, threshold):
     with pytest.raises(ValueError, match=r"sqrt\(d_model\) / their mean norm, which the files"):
         sae.load(folder)
     z = x * s @ w["W_enc"] + w["b_enc"]
-    codes = z * (z > threshold)
+    codes = jump(z, w, threshold)
     model = sae.load(folder, given={"input_scale": s})
     same(model, x, codes, (codes @ w["W_dec"] + w["b_dec"]) / s)
 
@@ -110,7 +137,10 @@ REFUSED = {
         {"norm_activation": "batch-wise"},
         "'batch-wise' depends on the batch or is not known",
     ),
-    "type": ({"sae_type": "crosscoder"}, "its sae_type is 'crosscoder', not 'sae'"),
+    "type": ({"sae_type": "crosscoder"}, "its sae_type is 'crosscoder', not 'sae', but a cross"),
+    "layers": ({"sae_type": "clt"}, "not 'sae', but a cross-layer transcoder, whose latents"),
+    "heads": ({"sae_type": "lorsa"}, "not 'sae', but low-rank sparse attention"),
+    "unheard of": ({"sae_type": "x"}, "its sae_type is 'x', not 'sae'\\."),
     "norms": ({"dataset_average_activation_norm": {"in": 0.0, "out": 1.0}}, "are not positive"),
     "target": (
         {"norm_activation": "token-wise", "hook_point_out": "elsewhere"},

@@ -32,6 +32,12 @@ def test_topk_with_layer_norm(put, state, weights, x, same, keep):
         same(sae.load(path), x, codes, recon)
 
 
+def test_k_as_a_tensor_and_the_default_after_it(put, state, x):
+    expected = sae.load(put(a_dot_pt={**state, **topk()}))
+    state |= {"activation": "TopK", "activation_state_dict": {"k": torch.tensor(3)}}
+    assert sae.load(put(a_dot_pt=state)).encode(x) == expected.encode(x)
+
+
 def test_relu_without(put, state, weights, x, same):
     codes = ((x - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]).relu()
     for named in ({"activation": "ReLU", "activation_state_dict": {}}, {}):
@@ -44,7 +50,9 @@ def test_what_is_not_known_is_refused(put, state):
         sae.load(put(a_dot_pt={**state, "activation": "Identity"}))
     with pytest.raises(ValueError, match=r"after TopK comes 'Identity', not ReLU"):
         sae.load(put(a_dot_pt={**state, **topk(postact_fn="Identity")}))
-    with pytest.raises(ValueError, match=r"must have the setting 'postact_fn'; it has none"):
+    with pytest.raises(ValueError, match=r"must have a whole number as 'k'; got None"):
         sae.load(put(a_dot_pt={**state, "activation": "TopK"}))
+    with pytest.raises(ValueError, match=r"must have a whole number as 'k'; got 2\.5"):
+        sae.load(put(a_dot_pt={**state, **topk(k=2.5)}))
     with pytest.raises(ValueError, match=r"holds other, whose meaning is not known"):
         sae.load(put(a_dot_pt={**state, "other": torch.ones(1)}))

@@ -150,7 +150,10 @@ def test_the_factor_of_finetuning_is_folded_into_the_decoder(put, weights, x, sa
 
 
 REFUSED = {
-    "architecture": ({"architecture": "temporal"}, r"'temporal' of SAELens is not one of standard"),
+    "architecture": ({"architecture": "newest"}, r"'newest' of SAELens is not one of standard"),
+    "abstopk": ({"architecture": "abstopk", "k": 3}, r"keeps the k largest magnitudes with their"),
+    "pursuit": ({"architecture": "matching_pursuit"}, r"by picking one latent after the other"),
+    "temporal": ({"architecture": "temporal"}, r"'temporal' of SAELens predicts each token from"),
     "activation": ({"activation_fn_str": "tanh-relu"}, r"'tanh-relu' is not relu or topk"),
     "whitening": (
         {"normalize_activations": "covariance_whitening"},

@@ -49,3 +49,13 @@ def test_what_is_not_known_is_refused(put, weights, case):
     config, sentence = REFUSED[case]
     with pytest.raises(ValueError, match=sentence):
         sae.load(files(put, weights, **config))
+
+
+def test_weights_of_several_dtypes_keep_the_widest(put, weights, x, same, keep):
+    w = {**weights, "b_dec": weights["b_dec"].bfloat16()}
+    model = sae.load(files(put, w))
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    codes = keep((x - w["b_dec"].float()) @ w["W_enc"] + w["b_enc"], 3)
+    same(model, x, codes, codes @ w["W_dec"] + w["b_dec"].float())
+    half = {name: tensor.bfloat16() for name, tensor in weights.items()}
+    assert sae.load(files(put, half)).W_enc.dtype == torch.bfloat16

@@ -53,3 +53,34 @@ def test_modules_of_a_transformer_by_glob(gpt2_lm, tokens) -> None:
 def test_no_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="`tokens` must hold at least one token; got none"):
         activation_sparsity(Known(), [], "act")
+
+
+def test_models_of_anything_but_tokens() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 7), nn.ReLU()
+    )
+    images = torch.randn(11, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = activation_sparsity(net, images, "1", neuron_axis=1, batch_size=4)["1"]
+    caught = net[1](net[0](images)).detach()
+    active = caught > 0
+    assert found["nonzero_share"] == pytest.approx(float(active.double().mean()))
+    share = active.double().mean((0, 2, 3)).sort(descending=True).values
+    assert found["firing_frequency"] == pytest.approx(share.tolist())
+    places = active.double().mean((0, 1)).flatten()
+    assert found["nonzero_at_position"] == pytest.approx(places.tolist())
+    last = activation_sparsity(net, images, "4", batch_size=4)["4"]
+    assert last["nonzero_share"] == pytest.approx(float((net(images) > 0).double().mean()))
+    assert len(last["nonzero_at_position"]) == 1
+    assert not any(module._forward_hooks for module in net)
+
+
+def test_inputs_that_measure_nothing_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    with pytest.raises(ValueError, match=r"`tokens` must hold at least one input; got \(0, 3\)"):
+        activation_sparsity(net, torch.zeros(0, 3), "1")
+    net.unused = nn.ReLU()
+    net.forward = lambda x: net[1](net[0](x))
+    with pytest.raises(
+        ValueError, match="`modules` must run when the model does; 'unused' did not"
+    ):
+        activation_sparsity(net, torch.ones(4, 3), ["1", "unused"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae.cache.models import load
-from sae.evaluation.batches import contexts_of, in_batches
+from sae.evaluation.batches import Masking, contexts_of, in_batches
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,26 @@ def test_batches_are_padded_and_bounded(gpt2_lm: Any) -> None:
     assert [batch.ids.tolist() for batch in found] == [[[7, 0, 9, 10]], [[11, 12, 13], [5, 6, 0]]]
     assert found[0].keep.tolist() == [[True, False, True, True]]  # 0 ends texts
     assert found[1].mask.tolist() == found[1].keep.long().tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_a_context_hides_the_same_tokens_in_any_batch(gpt2_lm: Any) -> None:
+    loaded, _ = load(gpt2_lm, None, None)
+    masking = Masking(token=1, share=0.4, seed=7, special_ids=frozenset({0}))
+    rows = [[5, 6, 7, 8, 9], [0, 5, 6, 0], [1, 0], [10, 11, 12, 13, 14, 15, 16]]
+    contexts = list(contexts_of(loaded, rows, None, True))
+    found = {}
+    for size in (7, 28):
+        parts = list(in_batches(contexts, size, masking))
+        found[size] = {
+            tuple(targets[mask.bool()].tolist()): (ids[mask.bool()].tolist(), where.sum().item())
+            for part in parts
+            for targets, mask, ids, where in zip(
+                part.targets, part.mask, part.ids, part.hidden, strict=True
+            )
+        }
+    assert found[7] == found[28]
+    hidden = {ids: n_hidden for ids, (_, n_hidden) in found[7].items()}
+    assert hidden == {tuple(rows[0]): 2, tuple(rows[1]): 1, (1, 0): 0, tuple(rows[3]): 3}
+    for targets, (ids, n_hidden) in found[7].items():
+        assert sum(a != b for a, b in zip(targets, ids, strict=True)) == n_hidden
+        assert all(b == 1 for a, b in zip(targets, ids, strict=True) if a != b)

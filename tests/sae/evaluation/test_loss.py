@@ -3,8 +3,10 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import sae
@@ -127,6 +129,118 @@ def test_masked_models_and_encoders_are_compared_by_cosine(bert_lm, model, token
     assert perfect["cosine_recovered"] == pytest.approx(1.0, abs=1e-5)
 
 
+def hidden_by_hand(ids: list[int], share: float, seed: int = 0) -> list[int]:
+    """The positions of the documented choice: a generator seeded by `seed` and the context."""
+    generator = np.random.default_rng([seed, *ids])
+    return sorted(generator.choice(len(ids), max(1, round(share * len(ids))), replace=False))
+
+
+def masked_loss(lm: nn.Module, rows: list[list[int]], share: float) -> float:
+    """The cross-entropy that transformers computes itself, by its labels of -100."""
+    total = count = 0.0
+    for ids in rows:
+        labels = torch.full((1, len(ids)), -100)
+        hidden = torch.tensor([ids])
+        for place in hidden_by_hand(ids, share):
+            labels[0, place], hidden[0, place] = ids[place], MASK
+        with torch.no_grad():
+            n_hidden = int((labels >= 0).sum())
+            total += n_hidden * float(lm(hidden, labels=labels).loss)
+            count += n_hidden
+    return total / count
+
+
+MASK = 5
+
+
+@pytest.mark.parametrize("share", [0.15, 0.5])
+def test_a_masked_model_predicts_what_was_hidden(bert_lm, model, share) -> None:
+    rows = [list(range(6, 17)), [20, 21, 22, 23, 24], list(range(30, 38))]
+    found = sae.loss_recovered(
+        bert_lm, rows, "encoder.layer.0", model, mask_token_id=MASK, mask_share=share
+    )
+    n_masked = sum(len(hidden_by_hand(ids, share)) for ids in rows)
+    assert (found["kind"], found["n_tokens"], found["n_masked"]) == ("masked", 24, n_masked)
+    assert found["ce_original"] == pytest.approx(masked_loss(bert_lm, rows, share), rel=1e-5)
+    with sae.splice(bert_lm, "encoder.layer.0", model):
+        expected = masked_loss(bert_lm, rows, share)
+    assert found["ce_reconstruction"] == pytest.approx(expected, rel=1e-5)
+    with edited(bert_lm, "encoder.layer.0", lambda _, y: torch.zeros_like(y)):
+        assert found["ce_zero"] == pytest.approx(masked_loss(bert_lm, rows, share), rel=1e-5)
+    assert found["cosine_reconstruction"] < 1
+    assert found["kl"] > 0
+
+    again = sae.loss_recovered(
+        bert_lm, rows[::-1], "encoder.layer.0", model, mask_token_id=MASK, mask_share=share,
+        batch_size=1,
+    )  # fmt: skip
+    assert again.pop("kind") == found.pop("kind")
+    assert again == pytest.approx(found, rel=1e-4)  # a share divides two small differences
+
+
+def test_special_tokens_are_not_hidden_and_nothing_is_without_a_mask(bert_lm, model) -> None:
+    framed = [[2, 20, 3], [2, 3]]
+    found = sae.loss_recovered(bert_lm, framed, "encoder.layer.0", model, mask_token_id=MASK)
+    assert found["n_masked"] == 1  # 20, though a share of 0.15 of one token is none
+    for options in ({}, {"mask_token_id": MASK, "mask_share": 0.0}):
+        without = sae.loss_recovered(bert_lm, framed, "encoder.layer.0", model, **options)
+        assert "ce_original" not in without
+        assert "n_masked" not in without
+
+
+def test_a_perfect_reconstruction_recovers_masked_tokens(bert_lm, tokens) -> None:
+    found = sae.loss_recovered(
+        bert_lm, tokens, "encoder.layer.0", Identity(), mask_token_id=MASK, mask_share=0.5
+    )
+    assert found["loss_recovered"] == pytest.approx(1.0, abs=1e-4)
+    assert found["cosine_recovered"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_another_seed_hides_others(bert_lm, model, tokens) -> None:
+    def loss(seed: int) -> float:
+        options = {"mask_token_id": MASK, "seed": seed}
+        return sae.loss_recovered(bert_lm, tokens, "encoder.layer.0", model, **options)[
+            "ce_original"
+        ]
+
+    assert loss(0) == loss(0) != loss(1)
+
+
+def test_a_tokenizer_says_which_token_hides(bert_folder, tmp_path) -> None:
+    """The folder's tokenizer has no mask token; with one, nothing else needs to be said."""
+    from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast.from_pretrained(bert_folder)
+    words.mask_token = "[UNK]"
+    config = transformers.AutoConfig.from_pretrained(bert_folder)
+    lm = BertForMaskedLM(config).eval()
+    lm.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    model = sae.TopK(n_features=config.hidden_size, n_latents=48, k=4, seed=0)
+    texts = ["the king ' s cat sat on a mat .", "the kingdom , the cat , the mat ."]
+    found = sae.loss_recovered(tmp_path, texts, "encoder.layer.0", model)
+    assert found["kind"] == "masked"
+    assert found["n_masked"] == 4  # of 10 and of 10 pieces
+    assert found["ce_original"] > 0
+    named = sae.loss_recovered(
+        lm, texts, "encoder.layer.0", model, tokenizer=words, mask_token_id=1
+    )
+    assert named == found
+
+
+def test_logits_beside_a_head_of_sentences(bert_lm, model, tokens) -> None:
+    from transformers import BertForPreTraining
+
+    lm = BertForPreTraining(bert_lm.config).eval()
+    lm.bert.load_state_dict(bert_lm.bert.state_dict(), strict=False)
+    lm.cls.predictions.load_state_dict(bert_lm.cls.predictions.state_dict())
+    options = {"mask_token_id": MASK}
+    expected = sae.loss_recovered(bert_lm, tokens, "encoder.layer.0", model, **options)
+    found = sae.loss_recovered(lm, tokens, "encoder.layer.0", model, **options)
+    assert found.pop("kind") == expected.pop("kind")
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_ablation_that_costs_nothing_has_no_share(gpt2_lm, model, tokens) -> None:
     zero = sae.TopK(n_features=16, n_latents=8, k=1, seed=0)
     found = sae.loss_recovered(gpt2_lm, torch.zeros(2, 5, dtype=torch.int64), "h.1", zero)
@@ -163,6 +277,15 @@ def test_wrong_arguments_are_refused(gpt2_lm, model, tokens) -> None:
         sae.loss_recovered(3, tokens, "h.1", model)
     with pytest.raises(ValueError, match="`lm` must be a transformers model on the Hugging Face"):
         sae.loss_recovered("/nowhere/at/all", tokens, "h.1", model)
+    with pytest.raises(ValueError, match="`mask_token_id` must be None for a model of the kind"):
+        sae.loss_recovered(gpt2_lm, tokens, "h.1", model, mask_token_id=3)
+    with pytest.raises(ValueError, match=r"`mask_share` must be a finite number in \[0, 1\]"):
+        sae.loss_recovered(gpt2_lm, tokens, "h.1", model, mask_share=1.5)
+
+
+def test_a_mask_token_outside_the_vocabulary_is_refused(bert_lm, model, tokens) -> None:
+    with pytest.raises(ValueError, match=r"`mask_token_id` must be an int in \[0, 39\]; got 40"):
+        sae.loss_recovered(bert_lm, tokens, "encoder.layer.0", model, mask_token_id=40)
 
 
 def test_a_model_without_an_output_is_refused(model) -> None:

@@ -104,3 +104,22 @@ def test_wrong_arguments_are_refused(gpt2_lm, model, tokens) -> None:
         ablation_effects(gpt2_lm, tokens, "h.1", model, lambda out: 3.0, [1])
     with pytest.raises(ValueError, match="`steps` must be an int in"):
         attribute(gpt2_lm, tokens, "h.1", model, metric, method="integrated", steps=0)
+
+
+def test_inference_mode_has_no_gradients(gpt2_lm, model, tokens) -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="`attribute` needs gradients"):
+        attribute(gpt2_lm, tokens, "h.1", model, metric)
+    with torch.no_grad():
+        assert attribute(gpt2_lm, tokens, "h.1", model, metric).by_latent().any()
+
+
+@pytest.mark.parametrize("row_norm", ["layer_norm", "unit_norm"])
+def test_attribution_and_ablation_agree_where_rows_are_normalized(gpt2_lm, tokens, row_norm):
+    """For small codes the effect is linear, so that both are the same number."""
+    model = sae.TopK(n_features=16, n_latents=48, k=4, seed=0, row_norm=row_norm)
+    with torch.no_grad():
+        model.W_dec *= 1e-3
+    effects = attribute(gpt2_lm, tokens, "h.1", model, metric).by_latent()
+    latents = effects.abs().topk(3).indices.tolist()
+    exact = ablation_effects(gpt2_lm, tokens, "h.1", model, metric, latents)
+    torch.testing.assert_close(effects[latents], exact.to(effects), rtol=0.05, atol=1e-5)

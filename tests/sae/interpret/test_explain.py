@@ -92,7 +92,7 @@ def test_an_interrupted_call_goes_on(pages, server, tmp_path: Path) -> None:
     whole = explain(pages, ask, tmp_path / "whole.jsonl", latents=latents)
     calls = len(server.requests)
     server.status = [200, 200, 200, 400]
-    with pytest.raises(ConnectionError, match=r"gave HTTP 400. What was explained so far is kept"):
+    with pytest.raises(ConnectionError, match=r"gave HTTP 400 .*What was explained so far is kept"):
         explain(pages, ask, out, latents=latents)
     with out.open("a") as file:
         file.write('{"latent": 3, "expl')  # killed while it wrote
@@ -100,6 +100,20 @@ def test_an_interrupted_call_goes_on(pages, server, tmp_path: Path) -> None:
     assert explain(pages, ask, out, latents=latents) == whole
     assert len(server.requests) - before < calls
     assert len(out.read_text().splitlines()) == 3
+
+
+def test_explanations_of_another_autoencoder_are_not_taken(pages, tmp_path: Path) -> None:
+    out = tmp_path / "words.jsonl"
+    latent = next(page.latent for page in pages if page.examples)
+    answer = "Explanation: a"
+    (found,) = explain(pages, lambda _: answer, out, latents=[latent])
+    assert found["explanation"] == "a"
+    other = sae.TopK(n_features=16, n_latents=40, k=3, seed=1)
+    others = LatentPages(EncodedRows(other, pages.encoded.data), pages.texts, n_top=6)
+    with pytest.raises(ValueError, match="`out` must be new, or hold explanations of the same"):
+        explain(others, lambda _: answer, out, latents=[latent])
+    with pytest.raises(ValueError, match="`out` must be new, or hold explanations of the same"):
+        explain(pages, lambda _: answer, out, latents=[latent], seed=1)
 
 
 def test_a_busy_server_is_asked_again(server) -> None:
@@ -142,6 +156,9 @@ def test_prompts_and_answers() -> None:
     assert read_explanation("") == ""
     assert read_list("[1, 0] and then [0, 1]", 2) == [0, 1]
     assert read_list("[1, 0, 1]", 2) is None
+    assert read_list("[1,0,1]\nExplanation of 3", 3) == [1, 0, 1]
+    assert read_list("Answers:\n1, 0, 1", 3) == [1, 0, 1]
+    assert read_list("[true, False]", 2) == [1, 0]
     assert explain_prompt([])[0]["role"] == "system"
     assert detect_prompt("verbs", [])[1]["content"] == "Explanation: verbs"
 

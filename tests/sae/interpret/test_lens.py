@@ -1,5 +1,6 @@
 """The logit lens reads rows with the model's own head, whatever norm stands before it."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,6 +22,18 @@ def test_logits_are_those_of_the_norm_and_the_head(gpt2_lm, model) -> None:
     lowest = logits.topk(3, dim=1, largest=False)
     assert found.bottom_tokens.tolist() == lowest.indices.tolist()
     torch.testing.assert_close(found.bottom_logits, lowest.values)
+
+
+def test_histograms_are_those_of_numpy(gpt2_lm, model) -> None:
+    found = logit_lens(gpt2_lm, model, n=1, chunk_size=7)
+    logits = direction_logits(gpt2_lm, model.W_dec).double().numpy()
+    for latent in range(48):
+        counts, edges = np.histogram(logits[latent], bins=50)
+        # An entry on an edge may fall to either side of it in float32.
+        assert np.abs(np.cumsum(counts) - found.bar_counts[latent].cumsum(0).numpy()).max() <= 1
+        middles = (edges[:-1] + edges[1:]) / 2
+        np.testing.assert_allclose(found.bar_centers[latent].numpy(), middles, atol=1e-4)
+    assert (found.bar_counts.sum(1) == 40).all()
 
 
 def test_without_the_norm_and_for_some_latents(gpt2_lm, model) -> None:

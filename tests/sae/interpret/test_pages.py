@@ -42,6 +42,25 @@ def test_pages_of_rows_without_tokens_and_with_logits(gpt2_lm) -> None:
     assert [value for _, value in page.promoted] == pytest.approx(lens.top_logits[0].tolist())
     assert {token for token, _ in page.promoted} <= {" a", "<39>"}
     assert page.peaks == []
+    assert sum(count for _, count in page.logit_bars) == 40
+    assert [center for center, _ in page.logit_bars] == lens.bar_centers[0].tolist()
+
+
+def test_the_neurons_that_a_latent_writes_to() -> None:
+    model = sae.TopK(n_features=4, n_latents=3, k=2, seed=0)
+    with torch.no_grad():
+        model.W_dec.copy_(torch.tensor([[0.1, -0.9, 0.5, 0.5], [0.0] * 4, [0.0, 0.0, 2.0, 0.0]]))
+    pages = list(LatentPages(EncodedRows(model, as_source(torch.randn(30, 4))), None))
+    places, values, shares = zip(*pages[0].aligned, strict=True)
+    assert (set(places[:2]), places[2]) == ({2, 3}, 0)
+    assert values == pytest.approx([0.5, 0.5, 0.1])
+    assert shares == pytest.approx([0.25, 0.25, 0.05])
+    assert pages[1].aligned[0][1:] == (0.0, 0.0)
+    assert pages[2].aligned[0] == (2, 2.0, 1.0)
+    assert pages[0].logit_bars == []  # without a language model
+    bilinear = sae.Bilinear(n_features=4, n_latents=3, seed=0)
+    pages = list(LatentPages(EncodedRows(bilinear, as_source(torch.randn(30, 4))), None))
+    assert pages[0].aligned == []
 
 
 def test_the_number_of_examples_is_checked() -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import sae
+import sparsecode
+from sae.cache.hooks import edited
 from sae.interpret import ablate, logit_lens, steer
 
 
@@ -46,6 +48,34 @@ def test_only_the_chosen_latents_change(gpt2_lm, model, tokens, mode) -> None:
     torch.testing.assert_close(seen_at(gpt2_lm, tokens), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("row_norm", ["none", "layer_norm", "unit_norm"])
+@pytest.mark.parametrize("mode", ["add", "clamp", "scale", "zero"])
+def test_the_change_is_that_of_the_reconstruction(gpt2_lm, tokens, row_norm, mode) -> None:
+    """The same as to decode other codes and to add the error, whatever normalizes the rows."""
+    model = sae.TopK(n_features=16, n_latents=48, k=4, seed=0, row_norm=row_norm)
+    before = seen_at(gpt2_lm, tokens)
+    latent = int(model.encode(before).indices[0, 2, 0])
+    change = {
+        "add": lambda dense: dense[..., latent].add_(2.0),
+        "clamp": lambda dense: dense[..., latent].fill_(2.0),
+        "scale": lambda dense: dense[..., latent].mul_(2.0),
+        "zero": lambda dense: dense[..., latent].zero_(),
+    }[mode]
+
+    def changed(codes: sparsecode.SparseCodes) -> sparsecode.SparseCodes:
+        dense = codes.to_dense()
+        change(dense)
+        ids = torch.arange(48).expand(dense.shape).contiguous()
+        return sparsecode.SparseCodes(dense, ids, 48)
+
+    with sae.splice(gpt2_lm, "h.1", model, error=True, change=changed):
+        expected = seen_at(gpt2_lm, tokens)
+    with steer(gpt2_lm, "h.1", model, latent, 2.0, mode=mode):
+        found = seen_at(gpt2_lm, tokens)
+    assert not torch.allclose(found, before)
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_scale_of_one_changes_nothing_and_of_zero_ablates(gpt2_lm, model, tokens) -> None:
     before = seen_at(gpt2_lm, tokens)
     with steer(gpt2_lm, "h.1", model, 7, 1.0, mode="scale"):
@@ -71,6 +101,42 @@ def test_positions_and_generation(gpt2_lm, model, tokens) -> None:
         cached = gpt2_lm.generate(tokens, **options)
         again = gpt2_lm.generate(tokens, use_cache=False, **options)
     assert cached.tolist() == again.tolist() != plain.tolist()
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_positions_of_a_prompt_hold_while_it_goes_on(gpt2_lm, model, tokens, use_cache) -> None:
+    """All tokens that follow are steered: the same as to take the prompt's change away by hand."""
+    keep = torch.zeros(3, 9, dtype=torch.bool)
+    keep[:, 4:] = True
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "use_cache": use_cache}
+    with steer(gpt2_lm, "h.1", model, 3, 30.0) as steered:
+        steered.keep = keep
+        found = gpt2_lm.generate(tokens, **options)
+        again = gpt2_lm.generate(tokens, **options)  # the prompt once more
+    assert found.tolist() == again.tolist()
+    ids = tokens
+    for _ in range(4):
+        every = torch.cat([keep, keep.new_ones(3, ids.shape[1] - 9)], 1)
+
+        def moved(_: Tensor, y: Tensor, every: Tensor = every) -> Tensor:
+            return y + 30.0 * model.W_dec[3] * every[..., None]
+
+        with edited(gpt2_lm, "h.1", moved), torch.no_grad():
+            ids = torch.cat([ids, gpt2_lm(ids).logits[:, -1].argmax(-1, keepdim=True)], 1)
+    assert found.tolist() == ids.tolist()
+    with steer(gpt2_lm, "h.1", model, 3, 30.0) as steered:
+        steered.keep = keep
+        gpt2_lm(tokens)
+        with pytest.raises(ValueError, match=r"`keep` must have shape .* \(3, 7\); got \(3, 9\)"):
+            gpt2_lm(tokens[:, :7])
+
+
+def test_latents_and_scales_as_tensors(gpt2_lm, model, tokens) -> None:
+    with steer(gpt2_lm, "h.1", model, 3, 2.0):
+        expected = seen_at(gpt2_lm, tokens)
+    for latent, scale in ((torch.tensor(3), torch.tensor(2.0)), (torch.tensor([3]), [2.0])):
+        with steer(gpt2_lm, "h.1", model, latent, scale):
+            torch.testing.assert_close(seen_at(gpt2_lm, tokens), expected, rtol=0, atol=0)
 
 
 def test_a_threshold_model_with_ragged_codes_is_steered(gpt2_lm, tokens) -> None:

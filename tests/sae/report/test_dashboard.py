@@ -80,6 +80,15 @@ def test_neuronpedia_gets_the_fields_that_its_upload_reads(folder: Path) -> None
     feature = max(batches[0]["features"], key=lambda entry: entry["frac_nonzero"])
     wanted = "feature_index neg_str neg_values pos_str pos_values frac_nonzero activations vector"
     assert set(wanted.split()) <= set(feature)
+    rows = sae.load(folder.parent / "run").W_dec.detach()
+    row = rows[feature["feature_index"]]
+    assert feature["neuron_alignment_indices"] == row.topk(3).indices.tolist()
+    assert feature["neuron_alignment_values"] == pytest.approx(
+        row.topk(3).values.tolist(), abs=1e-4
+    )
+    shares = row.topk(3).values / row.abs().sum()
+    assert feature["neuron_alignment_l1"] == pytest.approx(shares.tolist(), abs=1e-4)
+    assert feature["logits_hist_data_bar_heights"] == []  # no language model was given
     for activation in feature["activations"]:
         assert len(activation["tokens"]) == len(activation["values"])
         peak = activation["values"][activation["qualifying_token_index"]]
@@ -111,6 +120,27 @@ def test_logits_of_a_language_model(gpt2_lm_folder: Path, tmp_path: Path) -> Non
     assert len(shard["latents"]["3"]["p"]) == 8
     assert read(page.parent / "data" / "index.js")[1]["has_logits"]
     assert not (page.parent / "neuronpedia").exists()
+
+
+def test_a_dashboard_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    sae.save(sae.TopK(n_features=16, n_latents=10, k=2, seed=0), tmp_path / "run")
+    given = {"run": tmp_path / "run", "out": tmp_path / "site"}
+    page = write_dashboard(data=torch.randn(80, 16), **given)
+    first = (page.parent / "data" / "index.js").read_bytes()
+    write_dashboard(data=torch.randn(80, 16), **given)
+    second = (page.parent / "data" / "index.js").read_bytes()
+    assert first != second
+    assert (page.parent / "neuronpedia" / "batch-0.json").exists()
+    with pytest.raises(ValueError, match="finite"):
+        write_dashboard(data=torch.full((80, 16), float("nan")), **given)
+    assert (page.parent / "data" / "index.js").read_bytes() == second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "site"]
+
+
+def test_rows_that_are_all_equal_have_no_fvu(tmp_path: Path) -> None:
+    sae.save(sae.TopK(n_features=16, n_latents=10, k=2, seed=0), tmp_path / "run")
+    page = write_dashboard(tmp_path / "run", torch.ones(1, 16), tmp_path / "site")
+    assert read(page.parent / "data" / "index.js")[1]["evaluation"]["fvu"] is None
 
 
 def test_other_folders_are_left_alone(folder: Path, tmp_path: Path) -> None:

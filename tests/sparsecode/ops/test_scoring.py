@@ -19,6 +19,14 @@ CASES = [
 ids = [f"Q{q}-N{n}-F{f}-k{k}" for q, n, f, k in CASES]
 
 
+@pytest.fixture(params=["sums", "two passes"])
+def path(request, monkeypatch):
+    """Take the path of few entries, a few queries at a time, or that of many."""
+    monkeypatch.setattr(cpu, "SMALL", 2**40 if request.param == "sums" else -1)
+    monkeypatch.setattr(cpu, "AT_ONCE", 3000)
+    return request.param
+
+
 def sparse(n, f, *, seed, density=0.2, signed=False, levels=None):
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((n, f)) if signed else rng.random((n, f)) + 0.01
@@ -45,7 +53,7 @@ def expected(queries, documents, k, mask=None):
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("kind", ["positive", "signed", "tied"])
 @pytest.mark.parametrize("case", CASES, ids=ids)
-def test_topk_is_that_of_the_dense_product(impl, kind, case):
+def test_topk_is_that_of_the_dense_product(path, impl, kind, case):
     n_queries, n_documents, width, k = case
     options = {"signed": kind == "signed", "levels": 2 if kind == "tied" else None}
     queries = sparse(n_queries, width, seed=0, **options)
@@ -59,10 +67,11 @@ def test_topk_is_that_of_the_dense_product(impl, kind, case):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-def test_the_fast_path_gives_the_bits_of_the_reference(dtype, masked):
+@pytest.mark.parametrize("n", [300, 5003])
+def test_the_fast_path_gives_the_bits_of_the_reference(path, dtype, masked, n):
     queries = SparseCodes.from_scipy(sparse(9, 200, seed=2, density=0.1))
-    postings = Postings.from_codes(SparseCodes.from_scipy(sparse(5003, 200, seed=3)), dtype)
-    mask = torch.rand(5003) < 0.01 if masked else None
+    postings = Postings.from_codes(SparseCodes.from_scipy(sparse(n, 200, seed=3)), dtype)
+    mask = torch.rand(n, generator=torch.Generator().manual_seed(0)) < 0.01 if masked else None
     want = score_topk(queries, postings, 20, mask=mask, impl="reference")
     got = score_topk(queries, postings, 20, mask=mask, impl="cpu")
     assert torch.equal(got[0], want[0])
@@ -75,7 +84,7 @@ def test_the_fast_path_gives_the_bits_of_the_reference(dtype, masked):
     assert torch.equal(score_rows(queries, postings, want[1]), want[0])
 
 
-def test_sums_that_float32_gets_wrong_are_ranked_right():
+def test_sums_that_float32_gets_wrong_are_ranked_right(path):
     big = 2.0**24
     documents = scipy.sparse.csr_matrix(np.array([[big, 1, 1, 1], [big, 2, 0, 0]], np.float32))
     query = SparseCodes.from_scipy(scipy.sparse.csr_matrix(np.ones((1, 4), np.float32)))
@@ -84,7 +93,7 @@ def test_sums_that_float32_gets_wrong_are_ranked_right():
     assert scores.tolist() == [[big + 4, big + 2]]  # 2^24 + 3 rounds to even
 
 
-def test_scores_beyond_float32_are_infinite_and_first():
+def test_scores_beyond_float32_are_infinite_and_first(path):
     documents = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[1.0, 0], [3e38, 3e38]]))
     query = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[2.0, 2.0]]))
     for impl in ("reference", "cpu"):
@@ -93,7 +102,7 @@ def test_scores_beyond_float32_are_infinite_and_first():
         assert scores.tolist() == [[torch.inf, 2.0]]
 
 
-def test_negative_matches_are_results_and_documents_without_a_match_are_not():
+def test_negative_matches_are_results_and_documents_without_a_match_are_not(path):
     documents = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[-1.0, 0], [0, 5], [-3, 0]]))
     query = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[1.0, 0]]))
     for impl in ("reference", "cpu"):
@@ -102,7 +111,38 @@ def test_negative_matches_are_results_and_documents_without_a_match_are_not():
         assert scores.tolist() == [[-1.0, -3.0, -torch.inf]]
 
 
-def test_products_that_cancel_are_a_match():
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_that_are_held_as_zero_are_a_match(path, dtype, sign):
+    documents = scipy.sparse.csr_matrix(np.array([[0, 0, 1], [1e-9, 1, 0]], np.float32))
+    query = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[sign * 1e-30, 0, 0]]))
+    postings = Postings.from_scipy(documents, dtype)
+    for impl in ("reference", "cpu"):
+        scores, rows = score_topk(query, postings, 2, impl=impl)
+        assert scores.tolist() == [[0.0, -torch.inf]]
+        assert rows.tolist() == [[1, -1]]
+
+
+def test_products_below_float32_are_a_match(path):
+    documents = scipy.sparse.csr_matrix(np.array([[0, 1], [1e-30, 0], [-1e-30, 0]], np.float32))
+    query = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[1e-30, 0]]))
+    for impl in ("reference", "cpu"):
+        scores, rows = score_topk(query, SparseCodes.from_scipy(documents), 3, impl=impl)
+        assert scores.tolist() == [[0.0, 0.0, -torch.inf]]
+        assert rows.tolist() == [[1, 2, -1]]
+
+
+def test_long_lists_are_found_whole_or_by_look_ups():
+    documents = sparse(20_000, 40, seed=8, density=0.5)
+    query = SparseCodes.from_scipy(sparse(1, 40, seed=9, density=0.5))
+    postings = Postings.from_scipy(documents)
+    want = score_topk(query, postings, 2000, impl="reference")
+    for k in (1, 2000):
+        rows = want[1][:, :k]
+        assert torch.equal(score_rows(query, postings, rows, impl="cpu"), want[0][:, :k])
+
+
+def test_products_that_cancel_are_a_match(path):
     documents = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[0.0, 0, 1], [1, -1, 0]]))
     query = SparseCodes.from_scipy(scipy.sparse.csr_matrix([[1.0, 1, 0]]))
     assert score_topk(query, documents, 2, impl="cpu")[1].tolist() == [[1, -1]]
