@@ -2,14 +2,12 @@
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
-import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -33,16 +31,13 @@ from sparsecode.training import (
     TrainConfig,
     TrainState,
     default_learning_rate,
-    learning_rate_factor,
-    start_training,
-    take_step,
+    one_pass,
     train,
 )
 from sparsecode.training.array_rows import ArrayRows, PairedRows
 from sparsecode.training.checkpoint import Checkpoint
 
 SET_BY_ESTIMATOR = ("n_features", "n_targets", "n_latents", "k", "seed")
-RATE_AFTER_THE_END = 0.1  # share of the learning rate in steps of `partial_fit` beyond `max_steps`
 ACCEPTED: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
 SCORED_ROWS = 4096  # decoded at a time
 
@@ -230,18 +225,9 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         else:
             config, module = self._config, self._placed_module().train()
         task = AutoencoderTask(module, config, None)
-        with torch.random.fork_rng(devices=[module.b_dec.device] if module.b_dec.is_cuda else []):
-            torch.manual_seed(config.seed + vars(self).get("n_iter_", 0))
-            if start is not None:
-                start = replace(start, tensors=_weights_and_random(module) | start.tensors)
-            with closing(start_training(task, source, config, checkpoint=start)) as state:
-                for batch in _parts(source, batch_size):
-                    take_step(task, config, state, batch, _learning_rate(config, state.step))
-        if not state.is_finite():
-            raise FloatingPointError(
-                f"The weights must be finite; after step {state.step} they are not. "
-                "Use a lower `lr`."
-            )
+        taken = vars(self).get("n_iter_", 0)
+        options = {"batch_size": batch_size, "start": start, "n_taken": taken}
+        state = one_pass(task, source, config, **options)
         return self._keep(task, state, config)
 
     def transform(self, X: Any) -> Any:
@@ -475,24 +461,3 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.module_ = task.folded().eval()
         self.n_iter_ = state.step
         return self
-
-
-def _weights_and_random(module: AbstractAutoencoder) -> dict[str, Tensor]:
-    """Return what `_keep` left out of a checkpoint."""
-    weights = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
-    return weights | {"random.cpu": torch.get_rng_state()}
-
-
-def _learning_rate(config: TrainConfig, step: int) -> float:
-    assert config.lr is not None  # `_new_run` has set it
-    if step >= config.n_steps:
-        return config.lr * RATE_AFTER_THE_END
-    shares = {"warmup_share": config.warmup_share, "decay_share": config.decay_share}
-    return config.lr * learning_rate_factor(step, n_steps=config.n_steps, **shares)
-
-
-def _parts(source: RowSource, batch_size: int) -> Iterator[Tensor]:
-    """Yield all rows in parts of nearly equal size, at most `batch_size`."""
-    n_parts = -(-source.n_rows // batch_size)
-    for part in range(n_parts):
-        yield source.rows(part * source.n_rows // n_parts, (part + 1) * source.n_rows // n_parts)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
-from torch import Tensor
 
 from retrieval.encoders.base import AbstractEncoder, unit_rows
 from retrieval.encoders.contrastive_task import ContrastiveSettings, ContrastiveTask, Kind
@@ -30,7 +28,7 @@ from retrieval.encoders.rows import (
     trained,
 )
 from retrieval.encoders.tied_topk import WIDER, TiedTopK
-from sparsecode._checks import check_finite, check_float, check_int
+from sparsecode._checks import check_float, check_int
 from sparsecode.codes import SparseCodes
 from sparsecode.decomposition.rows import choose_device
 from sparsecode.training import (
@@ -38,14 +36,11 @@ from sparsecode.training import (
     TrainConfig,
     TrainState,
     default_learning_rate,
-    learning_rate_factor,
-    start_training,
-    take_step,
+    one_pass,
 )
 from sparsecode.training.array_rows import ArrayRows
 from sparsecode.training.checkpoint import Checkpoint
 
-RATE_AFTER_THE_END = 0.1  # share of the learning rate in steps of `partial_fit` beyond `max_steps`
 LATENTS_PER_FEATURE = 4
 MEASURED_ROWS = 8192  # of the training data, for the lengths of codes
 
@@ -261,19 +256,9 @@ class ContrastiveSparseEncoder(
             config, settings = self._run
             module = self._placed().train()
         task = ContrastiveTask(module, settings, kind)
-        with torch.random.fork_rng(devices=[module.W.device] if module.W.is_cuda else []):
-            torch.manual_seed(config.seed + vars(self).get("n_iter_", 0))
-            if start is not None:
-                start = replace(start, tensors=_weights_and_random(module) | start.tensors)
-            with closing(start_training(task, source, config, checkpoint=start)) as state:
-                for batch in _parts(source, batch_size):
-                    check_finite("X", batch)
-                    take_step(task, config, state, batch, _learning_rate(config, state.step))
-        if not state.is_finite():
-            raise FloatingPointError(
-                f"The weights must be finite; after step {state.step} they are not. "
-                "Use a lower `lr`."
-            )
+        taken = vars(self).get("n_iter_", 0)
+        options = {"batch_size": batch_size, "start": start, "n_taken": taken}
+        state = one_pass(task, source, config, **options)
         return self._keep(task, state, config, settings, source)
 
     def transform(self, X: Any, *, k: int | None = None) -> scipy.sparse.csr_matrix:
@@ -464,24 +449,3 @@ class ContrastiveSparseEncoder(
         for start, stop in spans(rows.n_rows, max(module.n_features, module.n_latents)):
             part = finite_rows(rows, start, stop).to(module.W.device)
             yield module.encode(padded(part), k)[: len(part)]
-
-
-def _weights_and_random(module: TiedTopK) -> dict[str, Tensor]:
-    """Return what `_keep` left out of a checkpoint."""
-    weights = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
-    return weights | {"random.cpu": torch.get_rng_state()}
-
-
-def _learning_rate(config: TrainConfig, step: int) -> float:
-    assert config.lr is not None  # `_new_run` has set it
-    if step >= config.n_steps:
-        return config.lr * RATE_AFTER_THE_END
-    shares = {"warmup_share": config.warmup_share, "decay_share": config.decay_share}
-    return config.lr * learning_rate_factor(step, n_steps=config.n_steps, **shares)
-
-
-def _parts(source: RowSource, batch_size: int) -> Iterator[Tensor]:
-    """Yield all rows in parts of nearly equal size, at most `batch_size`."""
-    n_parts = -(-source.n_rows // batch_size)
-    for part in range(n_parts):
-        yield source.rows(part * source.n_rows // n_parts, (part + 1) * source.n_rows // n_parts)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-collect_ignore_glob = ["quality.py", "retrieval_csr.py"]
+collect_ignore_glob = ["quality.py", "retrieval_csr.py", "retrieval_l0.py"]
 
 N_ROWS, N_FEATURES, N_LATENTS, K = 37, 24, 96, 6
 REASON = "compares with {}: pip install 'sparsecode[compare]'"

@@ -9,14 +9,18 @@ Retrieval is by cosine, and judged by nDCG@10 of ir-measures.
 
     SPARSECODE_DATA=... python tests/comparison/retrieval_csr.py --json results.json
 
-Needs the extra ``compare``. Embeddings are made once and kept beside the results; a
+Prints each claim with its figures, means over seeds, and whether it holds ("ok" or "off"). Needs
+the extra ``compare``. Embeddings are made once and kept beside the results; a
 finished part of the work is kept in the JSON file and is not done again.
 """
 
 import argparse
 import gzip
+import itertools
 import json
+import math
 import os
+import runpy
 import statistics
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ BUDGETS = (2, 4, 8, 16, 32, 64)
 K = 32
 MEASURE = ir_measures.nDCG @ 10
 TARGET_ACTIVE = 32.0
+SIZES, N_LATENTS = {"cranfield": 1400, "vaswani": 11_429}, 1536
 
 
 class Collection:
@@ -172,44 +177,69 @@ class PlainTopK:
 PARTS = ("csr", "topk", "dead with schedule", "dead without", "flops", "l1")
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the figures as text: means over seeds, and the least ratio to the dense figure."""
-    lines = []
+def statements(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is claimed, of which collection, with the figures and whether it holds."""
+    found = []
     for name in COLLECTIONS:
-        fixed = results.get(name)
-        if fixed is None:
-            continue
-        runs = {
-            part: [found for key, found in results.items() if key.startswith(f"{name} {part} ")]
-            for part in PARTS
-        }
-        lines.append(f"{name}: dense nDCG@10 {fixed['dense']:.4f}")
-        for k in BUDGETS:
-            row = [f"  k = {k:3}"]
-            for part in ("csr", "topk"):
-                if runs[part]:
-                    values = [found[str(k)] for found in runs[part]]
-                    row.append(
-                        f"{part} {statistics.mean(values):.4f} "
-                        f"(least {min(values) / fixed['dense']:.0%} of dense)"
-                    )
-            row += [f"{what} {fixed[f'{what} {k}']:.4f}" for what in ("pca", "truncation")]
-            lines.append("  ".join(row))
-        for part in ("dead with schedule", "dead without"):
-            if runs[part]:
-                shares = ", ".join(f"{found['dead']:.3f}" for found in runs[part])
-                lines.append(f"  {part}, k = 2: {shares}")
-        for part in ("flops", "l1"):
-            for found in runs[part]:
-                figures = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-                lines.append(f"  {part:5}  {figures}")
-    return "\n".join(lines)
+        runs = {part: of_part(results, name, part) for part in PARTS}
+        fixed = results[name]
+        csr, topk = ({k: mean(runs[part], str(k)) for k in BUDGETS} for part in ("csr", "topk"))
+        rivals = ("truncation", "pca")
+        scores = {"least share": min(row[str(K)] for row in runs["csr"]) / fixed["dense"]}
+        found.append(
+            claim(name, "k = 32 keeps 85 % of dense", scores, scores["least share"] > 0.85)
+        )
+        scores = {"csr": csr[K], "topk": topk[K]} | {one: fixed[f"{one} {K}"] for one in rivals}
+        best = max(value for one, value in scores.items() if one != "csr")
+        found.append(claim(name, "better than the others at k = 32", scores, csr[K] > best))
+        scores = {str(k): value for k, value in csr.items()}
+        rises = all(csr[low] < csr[high] for low, high in itertools.pairwise(BUDGETS))
+        found.append(claim(name, "quality rises with k, one fit", scores, rises))
+        dead = {part: mean(runs[part], "dead") for part in ("dead with schedule", "dead without")}
+        # What a document's two entries leave if they fall on the latents at random.
+        dead["at random"] = math.exp(-2 * SIZES[name] / N_LATENTS)
+        halved = dead["dead with schedule"] <= dead["dead without"] / 2
+        found.append(claim(name, "the schedule halves dead latents at k = 2", dead, halved))
+        costs = {
+            f"{part} {what}": mean(runs[part], what)
+            for part in ("flops", "l1") for what in ("active", "flops", "r_sub", "ndcg")
+        }  # fmt: skip
+        fewer = all(
+            ours["flops"] < theirs["flops"] and abs(ours["r_sub"] - 1) < abs(theirs["r_sub"] - 1)
+            for ours, theirs in itertools.product(runs["flops"], runs["l1"])
+        )
+        found.append(claim(name, "FLOPs beats l1 at equal non-zeros", costs, fewer))
+    return found
+
+
+def claim(name: str, statement: str, figures: dict[str, float], holds: bool) -> dict[str, Any]:
+    """Return a row of the results."""
+    rounded = {what: round(value, 4) for what, value in figures.items()}
+    return {"case": name, "name": statement, **rounded, "status": "ok" if holds else "off"}
+
+
+def of_part(results: dict[str, Any], name: str, part: str) -> list[dict[str, float]]:
+    """Return the figures of all seeds."""
+    return [found for key, found in results.items() if key.startswith(f"{name} {part} ")]
+
+
+def mean(rows: list[dict[str, float]], key: str) -> float:
+    """Return the mean of a figure over seeds."""
+    return statistics.mean(row[key] for row in rows)
+
+
+def record(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with what a reader must know of the machine, as the benchmarks do."""
+    measure = Path(__file__).resolve().parents[1] / "benchmarks" / "measure.py"
+    facts = runpy.run_path(str(measure))["machine"]("cpu")
+    file.write_text(json.dumps({"machine": facts, "results": rows}, indent=1) + "\n")
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing and print what it shows."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--json", type=Path, default=Path("retrieval_csr.json"))
+    parser.add_argument("--record", type=Path, help="file of claims and figures, to be kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--collections", nargs="*", default=list(COLLECTIONS))
@@ -229,7 +259,13 @@ def main() -> None:
                     results[key] = trained(collection, part, seed)
                     write_json(arguments.json, results)
                     print(key, results[key], flush=True)
-    print(table(results))
+    if all(of_part(results, name, part) for name in COLLECTIONS for part in PARTS):
+        rows = statements(results)
+        for row in rows:
+            print("  ".join(f"{what} {value}" for what, value in row.items()))
+        if arguments.record is not None:
+            runs = [{"case": key, **found} for key, found in results.items()]
+            record(arguments.record, rows + runs)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,6 @@ def test_it_learns_from_a_teacher(mlm: Any, tokenizer: Any, loss: str) -> None:
 
 
 def test_a_larger_weight_leaves_fewer_tokens(mlm: Any, tokenizer: Any) -> None:
-    import copy
-
     active = []
     for weight in (0.0, 3.0):
         encoder = InferenceFreeEncoder(copy.deepcopy(mlm), tokenizer, device="cpu")
