@@ -10,7 +10,7 @@ def search_cost(queries: Any, documents: Any) -> dict[str, float]:
     """Return how sparse queries and documents are, and what a search must multiply.
 
     With the shares p_j of the queries and q_j of the documents in which dimension j is active, a
-    pair of them has ``flops = sum_j p_j * q_j`` products on average (Paria et al. 2020, eq. (3));
+    pair of them has ``flops = sum_j p_j * q_j`` products on average (Paria et al. 2020);
     an inverted index reads ``flops * n_documents`` entries for a query.
 
     Parameters

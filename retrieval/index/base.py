@@ -236,7 +236,7 @@ def check_rows(name: str, matrix: Any, width: int) -> scipy.sparse.csr_matrix:
             )
         if not ascend or np.count_nonzero(rows.data) < len(rows.data):
             rows = _canonical(rows)
-    if not rows.data @ rows.data < np.inf:  # there may be one that is not finite
+    if not np.isfinite(rows.data).all():
         _check_finite(name, rows)
     return rows
 

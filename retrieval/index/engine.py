@@ -258,6 +258,8 @@ def temporary_folder(owner: AbstractIndex) -> Path:
     return Path(folder)
 
 
-def missing(package: str, index: str) -> ImportError:
+def missing(package: str, index: str, extra: str) -> ImportError:
     """Return the error for an engine that is not installed."""
-    return ImportError(f"`{index}` needs {package}. Install it with pip install {package}.")
+    return ImportError(
+        f"`{index}` needs {package}. Install it with pip install 'sparsecode[{extra}]'."
+    )

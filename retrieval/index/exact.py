@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
-import torch
 
 from retrieval.index import storage
 from retrieval.index.base import AbstractIndex, KeepsDocuments
@@ -20,17 +19,26 @@ from retrieval.index.segments import MOST_DOCUMENTS, Segment, merged, n_to_merge
 from retrieval.index.storage import StoredSegment
 from sparsecode import io
 from sparsecode._checks import check_choice, check_int
-from sparsecode.ops.scoring import Queries, score_rows, score_topk_arrays
+from sparsecode.ops.scoring import Queries, score_candidates, score_topk_arrays
 from sparsecode.ops.scoring.postings import DTYPES
 
 
 class ExactIndex(AbstractIndex, KeepsDocuments):
     """Exact search over posting lists, without a server and without further packages.
 
-    Scores are those of ``queries @ documents.T`` for the values held, added in float64. `search`
-    has the options ``first_terms`` and ``n_candidates``: with both, only the ``first_terms``
-    largest entries of a query find ``n_candidates`` documents, which are scored with all of them
-    (two-phase search); scores are exact, but results may be missing. `recall` measures that.
+    Scores are those of ``queries @ documents.T`` for the values held, added in float64. Several
+    threads may search one index, also while one adds to it: each search sees the index as it was
+    between two changes. Parts of up to 3,145,728 entries also have them as float64 after the first
+    search, at 12 bytes each, which `nbytes` does not count.
+
+    `search` has the options ``first_terms`` and ``n_candidates``: with both, only the
+    ``first_terms`` largest entries of a query find some ``n_candidates`` documents, which are
+    scored with all of them (two-phase search); scores are exact, but results may be missing.
+    `recall` measures that. Exact search reads an entry in about a nanosecond, so this is worth it
+    only where queries are long and a few entries are most of their weight. At 200,000 documents of
+    250 entries and queries of 60, with log-normal weights, 12 terms and 20 candidates take 0.6 of
+    the time at a recall of 0.97; at 105 and 21.5 entries 8 terms take about 0.9 of it at 0.98. With
+    weights that differ little (recall 0.69) exact search is the better choice at these sizes.
 
     Parameters
     ----------
@@ -38,8 +46,9 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         Number of dimensions.
     values : {"float32", "float16", "uint8"}, default="float32"
         How values are held, at 8, 6 or 5 bytes for each entry. float16 has a relative error of at
-        most 2^-11; uint8, for values that are not negative, an absolute one of at most
-        ``max / 510`` with the largest value of the document.
+        most 2^-11, and an absolute one of 2^-25 where that is more; uint8, for values that are not
+        negative, an absolute one of at most ``max / 510`` with the largest value of the document.
+        A score is off by at most the sum of ``|q|`` times these over the dimensions in common.
     path : path or None, default=None
         New or empty folder in which every addition and deletion is, complete, when the call
         returns. None keeps the index in memory; `save` writes it.
@@ -272,14 +281,15 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
         n_candidates: int | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         codes = Queries.from_canonical(queries)
+        heaviest = codes if first_terms is None else codes.heaviest(first_terms)
         all_ids, all_scores = [], []
         for segment, allowed in segments:
             if first_terms is None or n_candidates is None:
                 scores, rows = score_topk_arrays(codes, segment.postings, k, allowed)
             else:
-                heaviest = Queries.from_canonical(Pruning(k=first_terms).apply(queries))
-                _, rows = score_topk_arrays(heaviest, segment.postings, n_candidates, allowed)
-                scores = score_rows(codes, segment.postings, torch.from_numpy(rows)).numpy()
+                scores, rows = score_candidates(
+                    codes, heaviest, segment.postings, n_candidates, allowed
+                )
             all_scores.append(scores)
             all_ids.append(segment.ids.take(rows, mode="clip"))
         if not all_ids:
@@ -287,6 +297,8 @@ class ExactIndex(AbstractIndex, KeepsDocuments):
             return self._named(np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32))
         if len(all_ids) == 1 and first_terms is None:
             return self._named(all_ids[0], all_scores[0])
+        all_ids.append(np.zeros((len(codes), k), all_ids[0].dtype))  # there are k places
+        all_scores.append(np.full((len(codes), k), -np.inf, np.float32))
         ids, scores = np.concatenate(all_ids, 1), np.concatenate(all_scores, 1)
         order = np.lexsort((ids, -scores), axis=1)[:, :k]
         ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)

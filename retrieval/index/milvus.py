@@ -3,6 +3,7 @@
 import shutil
 import weakref
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,12 +67,14 @@ class MilvusIndex(AbstractEngineIndex):
         try:
             import pymilvus
         except ModuleNotFoundError:
-            raise missing("pymilvus", "MilvusIndex") from None
+            raise missing("pymilvus", "MilvusIndex", "milvus") from None
         if uri is not None and "@" in urlsplit(uri).netloc:
             raise ValueError(
                 "`uri` must not have a password in it, since `save` writes it; got one. "
                 "Give it as `token`."
             )
+        if uri is None and find_spec("milvus_lite") is None:
+            raise missing("milvus-lite", "MilvusIndex without `uri`", "milvus")
         self.uri, self.collection = uri, collection
         self._token = token
         self._milvus: Any = pymilvus

@@ -78,7 +78,7 @@ class PgvectorIndex(AbstractEngineIndex):
         try:
             import psycopg
         except ModuleNotFoundError:
-            raise missing("'psycopg[binary]'", "PgvectorIndex") from None
+            raise missing("psycopg", "PgvectorIndex", "pgvector") from None
         if not 1 <= len(table.encode()) <= LONGEST_NAME or set(table) & {"\0", "%"}:
             raise ValueError(
                 f"`table` must have 1 to {LONGEST_NAME} bytes, without a zero byte or a "

@@ -59,7 +59,7 @@ class QdrantIndex(AbstractEngineIndex):
         try:
             import qdrant_client
         except ModuleNotFoundError:
-            raise missing("qdrant-client", "QdrantIndex") from None
+            raise missing("qdrant-client", "QdrantIndex", "engines") from None
         self.location, self.collection = location, collection
         self.timeout = check_int("timeout", timeout, low=1)
         self._models: Any = qdrant_client.models

@@ -38,7 +38,7 @@ class QdrantEdgeIndex(AbstractEngineIndex):
         try:
             import qdrant_edge as q
         except ModuleNotFoundError:
-            raise missing("qdrant-edge-py", "QdrantEdgeIndex") from None
+            raise missing("qdrant-edge-py", "QdrantEdgeIndex", "engines") from None
         self._qdrant: Any = q
         self._place = temporary_folder(self) / "shard"
         self._place.mkdir()

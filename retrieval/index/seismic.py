@@ -34,7 +34,7 @@ class SeismicIndex(AbstractEngineIndex, KeepsDocuments):
     an entry). On random rows like those of SPLADE (20,000 documents of 105 entries, 40 queries of
     21.5, ``n_postings=4000``) top-10 recall was 1.000, and 0.995 with the faster ``query_cut=10,
     heap_factor=0.9``; measure it on yours. With ``heap_factor=0`` and ``n_postings`` not below the
-    number of documents the search is exact.
+    number of documents the search is exact, but for what float16 does not tell apart at the end.
 
     The engine cannot change what it has built: after additions and deletions the next search, or
     `optimize`, builds it anew from all rows. It prints about that to standard output. Filters that
@@ -104,7 +104,7 @@ class SeismicIndex(AbstractEngineIndex, KeepsDocuments):
         try:
             import seismic
         except ModuleNotFoundError:
-            raise missing("pyseismic-lsr", "SeismicIndex") from None
+            raise missing("pyseismic-lsr", "SeismicIndex", "seismic") from None
         share = {"low": 0, "high": 1, "open_low": True}
         self._settings = {
             "n_postings": check_int("n_postings", n_postings, low=1),

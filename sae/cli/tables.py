@@ -79,7 +79,11 @@ def print_suite(title: str, found: Mapping[str, Any]) -> None:
         if found.get(part, {}).get(key) is not None
     ]
     rows += [
-        (f"Probe on {k} latents", f"{value:.4f}", "balanced accuracy, mean over classes")
+        (
+            f"Probe on {k} latent{'s' if int(k) > 1 else ''}",
+            f"{value:.4f}",
+            "balanced accuracy, mean over classes",
+        )
         for k, value in found.get("probing", {}).get("accuracy_at_k", {}).items()
     ]
     rows += [

@@ -93,7 +93,8 @@ def loss_recovered(
     Raises
     ------
     TypeError
-        If `model` is no autoencoder or `tokens` are of another kind.
+        If `model` is no autoencoder, `tokens` are of another kind, or `lm` has an encoder and a
+        decoder.
     ValueError
         If the hookpoint or its width does not fit, or there is no token to predict.
 
@@ -148,6 +149,11 @@ def loss_recovered(
 
 
 def _kind(lm: nn.Module, kind: Kind) -> str:
+    if getattr(getattr(lm, "config", None), "is_encoder_decoder", False):
+        raise TypeError(
+            "`lm` must read and predict one sequence, as causal, masked and encoder models do; "
+            f"{type(lm).__name__} has an encoder and a decoder. Pass its encoder."
+        )
     if kind != "auto":
         return kind
     name = type(lm).__name__

@@ -110,12 +110,20 @@ def labelled_rows(
     n_features : int
     """
     y = np.asarray(labels)
+    if y.dtype.kind == "O" and all(isinstance(label, str) for label in y.flat):
+        y = y.astype(str)  # a column of a data frame
+    if y.dtype.kind not in "biufU":
+        raise TypeError(
+            f"`labels` must be numbers or strings, one kind of them; got an array of {y.dtype}. "
+            "A row without a label has -1 or an empty string."
+        )
+    y = y.astype(int) if y.dtype.kind == "b" else y
     n_rows = as_source(data, n_features=n_features).n_rows
     if y.shape != (n_rows,):
         raise ValueError(
             f"`labels` must hold one label for each of {n_rows} rows; got shape {y.shape}."
         )
-    known = np.flatnonzero(y >= 0 if y.dtype.kind in "if" else y != "")
+    known = np.flatnonzero(y >= 0 if y.dtype.kind in "iuf" else y != "")
     if max_rows is not None and len(known) > check_int("max_rows", max_rows, low=1):
         known = np.sort(np.random.default_rng(seed).choice(known, max_rows, replace=False))
     names, counts = np.unique(y[known], return_counts=True)

@@ -14,7 +14,6 @@ TESTED_ELSEWHERE = {
     "retrieval/evaluation/plots.py": "tests/retrieval/evaluation/test_cost.py",
     "retrieval/evaluation/trec.py": "tests/retrieval/evaluation/test_beir.py",
     "retrieval/index/base.py": "tests/retrieval/index/test_exact.py",
-    "retrieval/index/engine.py": "tests/retrieval/index/test_qdrant_edge.py",
     "retrieval/index/opening.py": "tests/retrieval/index/test_exact.py",
     "retrieval/index/results.py": "tests/retrieval/test_hybrid.py",
     "retrieval/index/segments.py": "tests/retrieval/index/test_exact.py",

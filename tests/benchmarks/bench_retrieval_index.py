@@ -4,7 +4,9 @@ Rows like those of SPLADE: 30,522 dimensions drawn with Zipf weights (exponent 0
 document, 21.5 a query, log-gamma weights. Top-10 of one query at a time, one thread, all engines on
 the same rows in one process; a time covers the whole call, from a CSR row to ids and scores. Ratios
 are to scipy on a ready CSR of D.T with ``argpartition``: below 1 is faster. ``reads`` is the number
-of entries of the lists of a query, what an exact search without skipping must read.
+of entries of the lists of a query, what an exact search without skipping must read. Then 40 queries
+in one call, over scipy's product and dense top-k of the same; and two-phase over exact search, with
+even and with skewed weights. ``draw_retrieval_index.py`` draws the result.
 """
 
 import time
@@ -19,8 +21,10 @@ from measure import interleave
 from retrieval import ExactIndex, QdrantEdgeIndex
 
 WIDTH, K, QUERIES = 30_522, 10, 40
-BASELINE = "scipy q @ D.T"
-SIZES = (5_000, 20_000, 200_000)
+BASELINE = "scipy q @ D.T, top-k"
+SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
+ENGINES = (1_000, 5_000, 20_000, 200_000)
+"""Sizes at which other engines are run too: making their indexes takes most of the time."""
 SLOW = 5_000
 """Documents up to which engines that score in Python are run: they take linear time."""
 
@@ -48,45 +52,108 @@ def objection(scores: np.ndarray, queries: Any, documents: Any) -> str | None:
 def run(*, device: str, smoke: bool) -> list[dict]:
     """Return the contenders at each number of documents."""
     torch.set_num_threads(1)
-    return [
-        row for n in (SIZES[:1] if smoke else SIZES) for row in _size(n, rounds=2 if smoke else 3)
+    lines = [
+        line for n in (SIZES[:1] if smoke else SIZES) for line in size(n, rounds=2 if smoke else 7)
     ]
+    return lines + two_phases(2_000 if smoke else 200_000, rounds=2 if smoke else 5)
 
 
-def _size(n_documents: int, rounds: int) -> list[dict]:
+def size(n_documents: int, rounds: int) -> list[dict]:
+    """Return what all contenders take for one query, and the first two for all of them at once."""
     documents, queries = rows(n_documents, 105, seed=0), rows(QUERIES, 21.5, seed=1)
     each = [queries[row] for row in range(QUERIES)]
     turned = documents.T.tocsr()
-
-    def scipy_search(query: Any) -> np.ndarray:
-        found = query @ turned
-        best = np.argpartition(-found.data, K)[:K]
-        order = np.lexsort((found.indices[best], -found.data[best]))
-        return found.data[best[order]]
-
-    searches: dict[str, Callable[[Any], np.ndarray]] = {BASELINE: scipy_search}
-    facts: dict[str, dict] = {BASELINE: {}}
+    searches: dict[str, Callable[[Any], np.ndarray]] = {
+        BASELINE: lambda query: scipy_search(query, turned),
+        "scipy, no top-k": lambda query: query @ turned,
+    }
+    facts: dict[str, dict] = {name: {} for name in searches}
     for values in ("float32", "float16", "uint8"):
         start = time.perf_counter()
         index = ExactIndex(WIDTH, values=values).add(documents)
         name = f"ExactIndex {values}"
         facts[name] = _built(start, index.nbytes, n_documents)
         searches[name] = lambda query, index=index: index.search(query, K).scores[0]
-    exact = ExactIndex(WIDTH).add(documents)
-    two_phase: dict[str, Any] = {"first_terms": 8, "n_candidates": 100}
-    searches["two-phase 8/100"] = lambda query: exact.search(query, K, **two_phase).scores[0]
-    facts["two-phase 8/100"] = {"recall": exact.recall(queries, K, **two_phase)}
-    for name, search, fact in _engines(documents, n_documents):
-        searches[name], facts[name] = search, fact
+    if n_documents in ENGINES:
+        for name, search, fact in _engines(documents, n_documents):
+            searches[name], facts[name] = search, fact
     reads = int(np.diff(turned.indptr)[queries.indices].sum() / QUERIES)
-    return _timed(n_documents, searches, facts, each, queries, documents, reads, rounds)
+    lines = _timed(n_documents, searches, facts, each, queries, documents, reads, rounds)
+    return lines + _batched(n_documents, queries, turned, documents, rounds)
+
+
+def scipy_search(query: Any, turned: Any) -> np.ndarray:
+    """Return the scores of the first documents of one query, in order."""
+    found = query @ turned
+    best = np.argpartition(-found.data, K)[:K]
+    order = np.lexsort((found.indices[best], -found.data[best]))
+    return found.data[best[order]]
+
+
+def scipy_batch(queries: Any, turned: Any) -> np.ndarray:
+    """Return the same of several queries, over their dense scores."""
+    dense = (queries @ turned).toarray()
+    best = np.argpartition(-dense, K, axis=1)[:, :K]
+    scores = np.take_along_axis(dense, best, 1)
+    return np.take_along_axis(scores, np.lexsort((best, -scores), axis=1), 1)
+
+
+def _batched(n_documents: int, queries: Any, turned: Any, documents: Any, rounds: int) -> list:
+    index, baseline = ExactIndex(WIDTH).add(documents), f"scipy, {QUERIES} at once"
+    searches: dict[str, Callable[[], object]] = {
+        baseline: lambda: scipy_batch(queries, turned),
+        f"ExactIndex, {QUERIES} at once": lambda: index.search(queries, K),
+    }
+    timings = interleave(searches, baseline=baseline, rounds=rounds, seconds=10, warmup=1)
+    return [_line(n_documents, name, t.row(), QUERIES) for name, t in timings.items()]
+
+
+def two_phases(n_documents: int, rounds: int) -> list[dict]:
+    """Return two-phase search beside exact search: even and skewed weights, short and long rows."""
+    lines = []
+    for n_active, n_asked, skew in ((105, 21.5, 0), (105, 21.5, 1), (250, 60, 1)):
+        documents, queries = rows(n_documents, n_active, 0), rows(QUERIES, n_asked, 1)
+        if skew:  # log-normal weights: a few of a row are most of it
+            rng = np.random.default_rng(5)
+            for matrix in (queries, documents):
+                matrix.data = np.exp(rng.standard_normal(matrix.nnz)).astype(np.float32)
+        case = f"N={n_documents}, {n_active} x {n_asked}, {'skewed' if skew else 'even'}"
+        lines += _phases(case, ExactIndex(WIDTH).add(documents), queries, rounds)
+    return lines
+
+
+def _phases(case: str, index: ExactIndex, queries: Any, rounds: int) -> list[dict]:
+    def searches_with(given: dict[str, Any]) -> Callable[[], object]:
+        return lambda: [index.search(queries[row], K, **given) for row in range(QUERIES)]
+
+    searches, facts = {"exact": searches_with({})}, {"exact": {}}
+    for first_terms, n_candidates in ((8, 20), (12, 20), (12, 100)):
+        given = {"first_terms": first_terms, "n_candidates": n_candidates}
+        name = f"two-phase {first_terms}/{n_candidates}"
+        searches[name], facts[name] = (
+            searches_with(given),
+            {"recall": index.recall(queries, K, **given)},
+        )
+    timings = interleave(searches, baseline="exact", rounds=rounds, seconds=10, warmup=1)
+    return [_line(case, name, t.row(), QUERIES) | facts[name] for name, t in timings.items()]
+
+
+def _line(case: object, name: str, row: dict, n_queries: int) -> dict:
+    return {
+        "case": case if isinstance(case, str) else f"N={case}",
+        "name": name,
+        "ms_per_query": row["ms"] / n_queries,
+        "ratio": row.get("ratio"),
+        "status": "ok",
+    }
 
 
 def _timed(n_documents, searches, facts, each, queries, documents, reads, rounds) -> list[dict]:
+    """Return the lines of searches of one query at a time, those that are right first."""
     lines = []
     for name in list(searches):
         sample = each[:2] if name in ("qdrant-client local", "milvus-lite") else each
-        if name.startswith(("ExactIndex float32", "scipy", "QdrantEdge")):
+        if name.startswith(("ExactIndex float32", BASELINE, "QdrantEdge")):
             wrong = objection(np.stack([searches[name](q) for q in each]), queries, documents)
             if wrong:
                 lines.append(
@@ -97,7 +164,7 @@ def _timed(n_documents, searches, facts, each, queries, documents, reads, rounds
         search = searches[name]
         searches[name] = lambda sample=sample, search=search: [search(q) for q in sample]
         facts[name]["n"] = len(sample)
-    timings = interleave(searches, baseline=BASELINE, rounds=rounds, seconds=20, warmup=1)
+    timings = interleave(searches, baseline=BASELINE, rounds=rounds, seconds=15, warmup=1)
     for name, timing in timings.items():
         n = facts[name].pop("n")
         row = {"case": f"N={n_documents}", "name": name, "ms_per_query": timing.row()["ms"] / n}

@@ -322,8 +322,10 @@
 
     function follow() {
       const match = /^#latent-(\d+)$/.exec(location.hash);
-      if (match && Number(match[1]) < F) open(Number(match[1]));
+      const known = match !== null && Number(match[1]) < F;
+      if (known) open(Number(match[1]));
       else browser.classList.remove("open");
+      return known;
     }
 
     function showTip(event) {
@@ -385,8 +387,7 @@
     addEventListener("hashchange", follow);
     browser.hidden = false;
     refresh().then(() => {
-      if (location.hash) follow();
-      else if (state.found.length && !isPhone()) show(state.found[0]);
+      if (!follow() && state.found.length && !isPhone()) show(state.found[0]);
       document.documentElement.dataset.ready = "yes";
     });
   }

@@ -97,6 +97,45 @@ def score_topk_arrays(
     return scores.numpy(), rows.numpy()
 
 
+def score_candidates(
+    queries: Queries,
+    heaviest: Queries,
+    postings: Postings,
+    n: int,
+    mask: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return exact scores of the documents that shorter queries find.
+
+    Parameters
+    ----------
+    queries : Queries of shape (Q, F)
+        What documents are scored with.
+    heaviest : Queries of shape (Q, F)
+        What they are found with.
+    postings : Postings of shape (N, F), on the CPU
+    n : int
+        About how many documents are scored for each query.
+    mask : ndarray of shape (N,), bool, or None, default=None
+
+    Returns
+    -------
+    tuple of ndarray
+        Scores, float32 (Q, C), and rows, int64, C at most ``2 n``: ascending rows, then -inf and
+        -1 where there are fewer.
+    """
+    if cpu.supports(postings) is not None:
+        _, rows = score_topk_arrays(heaviest, postings, n, mask)
+        scores = score_rows(queries, postings, torch.from_numpy(rows))
+        return scores.numpy(), rows
+    found = cpu.candidates(heaviest, postings, n, mask)
+    shape = (len(queries), max((len(near) for near in found), default=0))
+    scores, rows = np.full(shape, -np.inf, np.float32), np.full(shape, -1)
+    for query, near in enumerate(found):
+        scores[query, : len(near)] = postings.lists.exact(*queries[query], near)
+        rows[query, : len(near)] = near
+    return scores, rows
+
+
 def score_rows(
     queries: SparseCodes | Queries,
     documents: Postings | SparseCodes,

@@ -9,15 +9,17 @@ float64, in the order that the reference has.
 import numpy as np
 from torch import Tensor
 
-from sparsecode.ops.scoring.lists import SMALL, Lists, csc_matvec
+from sparsecode.ops.scoring.lists import SMALL, Lists, Plan, csc_matvec
 from sparsecode.ops.scoring.postings import Postings
 from sparsecode.ops.scoring.queries import Queries
 
 BLOCK = 64
 UNIT = 2.0**-24
 LOWEST = np.finfo(np.float32).min
+SHORT = 2**12
+"""Documents up to which operations on all queries at once are faster than one after the other."""
 AT_ONCE = 2**16
-"""Scores of small postings that are held at once, 512 KiB: they stay in the cache of a core."""
+"""Scores of so few documents that are held at once, 512 KiB: they stay in the cache of a core."""
 
 
 def supports(postings: Postings) -> str | None:
@@ -45,6 +47,29 @@ def score_topk(
     return scores, rows
 
 
+def candidates(
+    queries: Queries, postings: Postings, n: int, mask: np.ndarray | None
+) -> list[np.ndarray]:
+    """Return for each query about n ascending rows, from n to 2 n if there are so many matches.
+
+    Their scores are the largest positive ones but for the rounding of float32.
+    """
+    lists, blocked = postings.lists, None if mask is None else ~mask
+    total = np.empty(lists.n_documents, np.float32)
+    plan = lists.plan(queries, np.float32) if lists.in_one_call else None
+    found = []
+    for query in range(len(queries)):
+        _first_pass(queries, query, lists, plan, total)
+        if blocked is not None:
+            np.putmask(total, blocked, 0)
+        least = max(_lower_bound(total, n), np.finfo(np.float32).tiny)
+        near = (total >= least).nonzero()[0]
+        if len(near) > 2 * n:  # many are equal
+            near = np.sort(near[np.argpartition(-total[near], n)[:n]])
+        found.append(near)
+    return found
+
+
 def score_rows(queries: Queries, postings: Postings, rows: Tensor) -> np.ndarray:
     """Return the scores of given rows, float32 (Q, C); -inf where there is no match or row."""
     lists, scores = postings.lists, np.full(tuple(rows.shape), -np.inf, np.float32)
@@ -63,7 +88,7 @@ def _small(
 ) -> None:
     """Write scores and rows, from the float64 sums of all documents for a few queries at once."""
     plan = lists.plan(queries, np.float64)
-    step = max(1, AT_ONCE // lists.n_documents)
+    step = AT_ONCE // lists.n_documents if lists.n_documents <= SHORT else 1
     for start in range(0, len(scores), step):
         # A sum that was added to is not -0.0 any more, whatever it comes to.
         total = np.empty((min(step, len(scores) - start), lists.n_documents))
@@ -81,7 +106,7 @@ def _small(
 def _first_of_one(total: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
     """Write the k largest of one line, of those that are not -0.0, ties by ascending place."""
     held, k = total[0].astype(np.float32), scores.shape[1]
-    least = _kth(held, k)
+    least = _lower_bound(held, k)
     if least <= 0:  # among the zeros of documents that share nothing with the query
         held[(total[0] == 0) & np.signbit(total[0])] = -np.inf
         least = max(_kth(held, k), LOWEST)
@@ -134,16 +159,25 @@ def _large(
         values, dims = queries[query]
         if not len(dims):
             continue
-        total.fill(0)
-        if plan is not None:
-            lists.add_all(plan, query, total)
-        else:
-            lists.add(values, dims, total)
+        _first_pass(queries, query, lists, plan, total)
         near = _near_the_top(values, dims, lists, k, blocked, total)
         exact = lists.exact(values, dims, near)
         order = np.argsort(-exact, kind="stable")[:k]  # near ascends: ties go to the lower row
         order = order[exact[order] > -np.inf]
         scores[query, : len(order)], rows[query, : len(order)] = exact[order], near[order]
+
+
+def _first_pass(
+    queries: Queries, query: int, lists: Lists, plan: Plan | None, total: np.ndarray
+) -> None:
+    """Write the scores of all documents, rounded."""
+    total.fill(0)
+    if plan is not None:
+        lists.add_all(plan, query, total)
+    else:
+        lists.add(*queries[query], total)
+    if lists.scales is not None:
+        total *= lists.scales
 
 
 def _near_the_top(
@@ -155,8 +189,6 @@ def _near_the_top(
     total: np.ndarray,
 ) -> np.ndarray:
     """Return ascending rows that hold the first k whatever the rounding of the first pass did."""
-    if lists.scales is not None:
-        total *= lists.scales
     if blocked is not None:
         np.putmask(total, blocked, -np.inf)
     bound = float(np.abs(values.astype(np.float64)) @ lists.peaks[dims].astype(np.float64))

@@ -14,8 +14,8 @@ except (
 ):  # private to SciPy, and the only compiled scatter-add that reads int32 ids in place
     csc_matvec = None
 
-SMALL = 2**21
-"""Entries up to which a float64 copy is kept, of at most 24 MiB: its sums are exact at once."""
+SMALL = 3 * 2**20
+"""Entries up to which a float64 copy is kept, of at most 36 MiB: its sums are exact at once."""
 STAND_IN = 1e-250
 """Held instead of a zero in that copy: it changes no score, but leaves a trace in a sum."""
 SEARCH_COST = 25

@@ -1,6 +1,7 @@
 """Queries in the one form that scoring takes: finite, dimensions ascending, each once."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,3 +52,13 @@ class Queries:
         """Return the queries of a canonical CSR matrix without zeros; nothing is checked."""
         values = rows.data.astype(np.float32, copy=False)
         return cls(values, rows.indices, rows.indptr.tolist(), rows.shape[1])
+
+    def heaviest(self, n: int) -> "Queries":
+        """Return the n entries of each query with the largest sizes; ties go to the lower one."""
+        kept, crow = [], [0]
+        for start, stop in pairwise(self.crow):
+            order = np.argsort(-np.abs(self.values[start:stop]), kind="stable")[:n]
+            kept.append(np.sort(order) + start)
+            crow.append(crow[-1] + len(order))
+        chosen = np.concatenate([np.empty(0, np.int64), *kept])
+        return Queries(self.values[chosen], self.dims[chosen], crow, self.width)

@@ -288,6 +288,21 @@ def test_a_mask_token_outside_the_vocabulary_is_refused(bert_lm, model, tokens) 
         sae.loss_recovered(bert_lm, tokens, "encoder.layer.0", model, mask_token_id=40)
 
 
+def test_a_model_with_two_stacks_is_refused_and_its_encoder_is_not(tokens) -> None:
+    config = transformers.T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    lm = transformers.T5ForConditionalGeneration(config).eval()
+    model = sae.TopK(n_features=16, n_latents=48, k=4, seed=0)
+    with pytest.raises(TypeError, match="T5ForConditionalGeneration has an encoder and a decoder"):
+        sae.loss_recovered(lm, tokens, "encoder.block.0", model)
+    body = transformers.T5EncoderModel(config).eval()
+    found = sae.loss_recovered(body, tokens, "encoder.block.0", model)
+    assert found["kind"] == "encoder"
+    assert found["cosine_reconstruction"] < 1
+
+
 def test_a_model_without_an_output_is_refused(model) -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:

@@ -34,6 +34,16 @@ def test_rows_without_a_label_and_rare_classes_are_left_out(planted) -> None:
     assert set(found["latents"]) == {"a", "b"}
 
 
+def test_labels_of_a_data_frame_and_of_two_kinds(planted) -> None:
+    model, x, y = planted
+    names = np.array(["a", "b", "c"], dtype=object)[y]
+    assert set(probe(model, x, names, ks=(1,))["latents"]) == {"a", "b", "c"}
+    assert probe(model, x, y == 0, ks=(1,))["n_classes"] == 2
+    names[3] = None
+    with pytest.raises(TypeError, match="`labels` must be numbers or strings, one kind of them"):
+        probe(model, x, names)
+
+
 def test_wrong_labels_are_refused(planted) -> None:
     model, x, y = planted
     with pytest.raises(ValueError, match=r"`labels` must hold one label for each of 600 rows; got"):

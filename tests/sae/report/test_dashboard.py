@@ -175,6 +175,7 @@ VISIT = """
 
   addEventListener("load", async () => {
     await later(() => check(document.documentElement.dataset.ready === "yes", "the list is there"));
+    check(innerWidth < 900 || title().startsWith("Latent"), "an unknown address is no empty page");
     await later(() => set("filter", "all", "change"));
     const status = document.getElementById("status").textContent;
     check(status.startsWith("N_LATENTS of"), "all are listed");
@@ -249,7 +250,7 @@ VISIT = """
 
 # A window cannot be as narrow as a phone, a frame can.
 FRAME = """<!doctype html><body>
-<iframe src="visited.html" width="WIDTH" height="900" frameborder="0"></iframe>
+<iframe src="visited.html#latent-99999999" width="WIDTH" height="900" frameborder="0"></iframe>
 <script>
 addEventListener("message", (event) => { document.body.dataset.wrong = event.data; });
 </script></body>"""

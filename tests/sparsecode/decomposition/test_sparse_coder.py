@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sparsecode.decomposition import SparseCoder
 from sparsecode.penalties import CEL0, L0, L1, MCP, WeightedL1
 from sparsecode.solvers import FISTA, ISTA, OMP, CoordinateDescent
+from sparsecode.testing import max_new_bytes
 
 
 @pytest.fixture(name="dictionary")
@@ -143,3 +144,24 @@ def test_atoms_that_are_mapped_read_only_serve(X, dictionary):
     np.testing.assert_array_equal(coder.transform(X), wanted)
     codes = torch.from_numpy(wanted)
     assert torch.equal(coder.inverse_transform(codes), codes @ torch.from_numpy(dictionary))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": OMP(5)}, {"penalty": L1(2.5), "solver": CoordinateDescent(tol=1e-3)}],
+    ids=["omp", "lasso"],
+)
+def test_memory_is_flat_in_the_number_of_rows(settings, monkeypatch):
+    """Three thousand rows more take a few copies of their codes more, not a dense row each."""
+    monkeypatch.setattr("sparsecode.solvers.base.CHUNK_ENTRIES", 1 << 16)
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(256, 64))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    peaks, sizes = [], []
+    for n_rows in (1024, 4096):
+        X = rng.normal(size=(n_rows, 64))
+        coder = SparseCoder(atoms, sparse_output=True, device="cpu", **settings).fit(X)
+        codes = coder.transform(X)
+        sizes.append(codes.data.nbytes + codes.indices.nbytes + codes.indptr.nbytes)
+        peaks.append(max_new_bytes(lambda coder=coder, X=X: coder.transform(X)))
+    assert peaks[1] - peaks[0] < 8 * (sizes[1] - sizes[0]) < 3072 * 64 * 8 * 1.5

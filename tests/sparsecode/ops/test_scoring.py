@@ -6,7 +6,14 @@ import scipy.sparse
 import torch
 
 from sparsecode import SparseCodes
-from sparsecode.ops.scoring import Postings, cpu, score_rows, score_topk
+from sparsecode.ops.scoring import (
+    Postings,
+    Queries,
+    cpu,
+    score_candidates,
+    score_rows,
+    score_topk,
+)
 
 CASES = [
     (1, 1, 1, 1),
@@ -23,7 +30,7 @@ ids = [f"Q{q}-N{n}-F{f}-k{k}" for q, n, f, k in CASES]
 def path(request, monkeypatch):
     """Take the path of few entries, a few queries at a time, or that of many."""
     monkeypatch.setattr(cpu, "SMALL", 2**40 if request.param == "sums" else -1)
-    monkeypatch.setattr(cpu, "AT_ONCE", 3000)
+    monkeypatch.setattr(cpu, "AT_ONCE", 3 * cpu.SHORT)
     return request.param
 
 
@@ -67,7 +74,7 @@ def test_topk_is_that_of_the_dense_product(path, impl, kind, case):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("n", [300, 5003])
+@pytest.mark.parametrize("n", [300, 4001, 5003])
 def test_the_fast_path_gives_the_bits_of_the_reference(path, dtype, masked, n):
     queries = SparseCodes.from_scipy(sparse(9, 200, seed=2, density=0.1))
     postings = Postings.from_codes(SparseCodes.from_scipy(sparse(n, 200, seed=3)), dtype)
@@ -140,6 +147,34 @@ def test_long_lists_are_found_whole_or_by_look_ups():
     for k in (1, 2000):
         rows = want[1][:, :k]
         assert torch.equal(score_rows(query, postings, rows, impl="cpu"), want[0][:, :k])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_candidates_are_the_first_of_the_shorter_query_with_exact_scores(dtype, monkeypatch):
+    documents = sparse(3000, 200, seed=3)
+    queries = Queries.from_codes(SparseCodes.from_scipy(sparse(6, 200, seed=2, density=0.1)))
+    heaviest, postings = queries.heaviest(4), Postings.from_scipy(documents, dtype)
+    mask = np.arange(3000) % 3 > 0
+    scores, rows = score_candidates(queries, heaviest, postings, 30, mask)
+    for query in range(6):
+        found = rows[query][rows[query] >= 0]
+        best = score_topk(heaviest, postings, len(found), mask=torch.from_numpy(mask))[1]
+        assert 30 <= len(found) <= 60
+        assert set(found.tolist()) == set(best[query].tolist())
+    want = score_rows(queries, postings, torch.from_numpy(rows))
+    np.testing.assert_array_equal(scores, want.numpy())
+    monkeypatch.setattr(cpu, "csc_matvec", None)
+    slow = score_candidates(queries, heaviest, postings, 30, mask)
+    for a, b in zip(slow[1], rows, strict=True):
+        assert set(a.tolist()) <= set(b.tolist())
+
+
+def test_the_heaviest_entries_are_by_size_and_ties_go_to_the_lower_dimension():
+    rows = scipy.sparse.csr_matrix([[1.0, -3, 0, 3, 2], [0, 0, 0, 0, 0], [0, 5, 0, 0, 0]])
+    short = Queries.from_codes(SparseCodes.from_scipy(rows)).heaviest(2)
+    assert short.dims.tolist() == [1, 3, 1]
+    assert short.values.tolist() == [-3.0, 3.0, 5.0]
+    assert short.crow == [0, 2, 2, 3]
 
 
 def test_products_that_cancel_are_a_match(path):
