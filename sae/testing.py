@@ -122,8 +122,7 @@ def _check_decode(model: AbstractAutoencoder, x: Tensor) -> None:
         return
     dense = codes.to_dense() @ model.W_dec + model.b_dec
     sentence = "`decode` must give codes @ W_dec + b_dec."
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`decode` gives rows as the model normalizes them")
+    with warnings.catch_warnings(action="ignore"):  # of models that normalize rows
         _require_close(model.decode(codes), dense, sentence)
         _require_close(model.decode(codes.to_ragged()), dense, sentence)
 
