@@ -119,6 +119,7 @@ class FlopsEncoder(
     Examples
     --------
     >>> from retrieval import FlopsEncoder
+    >>> import numpy as np
     >>> X = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
     >>> encoder = FlopsEncoder(target_active=8, max_steps=20).fit(X)
     >>> encoder.transform(X).shape

@@ -104,7 +104,7 @@ class _Atoms:
 
     def gathered(self, ids: Tensor) -> Tensor:
         """Return atoms (..., D)."""
-        return self.matrix.index_select(0, ids.reshape(-1)).view(*ids.shape, -1)
+        return self.matrix.index_select(0, ids.reshape(-1)).view(*ids.shape, self.matrix.shape[1])
 
 
 class _Scaled:

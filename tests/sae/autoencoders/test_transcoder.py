@@ -105,10 +105,3 @@ def test_rows_must_hold_input_and_target():
         made().initialize(torch.randn(5, 12))
     with pytest.raises(ValueError, match="`target` must have"):
         made().loss_terms(torch.randn(5, 12), torch.randn(5, 12))
-
-
-def test_the_estimator_has_no_place_for_a_target():
-    estimator = sae.SparseAutoencoder(12, k=2, architecture="transcoder")
-    sentence = "`architecture` must be one of 'batch_topk', .*; got 'transcoder'"
-    with pytest.raises(ValueError, match=sentence):
-        estimator.fit(pairs().numpy())
