@@ -57,7 +57,7 @@ class QdrantIndex(AbstractEngineIndex):
     ) -> None:
         super().__init__(n_features, prune=prune)
         try:
-            import qdrant_client
+            import qdrant_client.models
         except ModuleNotFoundError:
             raise missing("qdrant-client", "QdrantIndex", "engines") from None
         self.location, self.collection = location, collection
